@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// The store: the one SQLite connection that reads and writes the volume's tables, always inside an open transaction.
+//
+// Lock: store_lock() guards the connection, its statements and the space-map delta. Everything in rows.h, extmap.h and
+// below is called with it held. It is held for microseconds: no device I/O of file data, no waiting for a transaction, under it.
+//
+// Errors: every SQLite result is converted in store_error(): SQLITE_CORRUPT/NOTADB → -EUCLEAN, FULL → -ENOSPC, NOMEM → -ENOMEM,
+// IOERR → the device's errno or -EIO, READONLY → -EROFS, anything else → -EIO with a log line.
+// A failed *write* statement is fatal for the volume (half an operation stands in the transaction): the store rolls the
+// transaction back, answers every later write with -EROFS and tells its owner through on_failure (called once, lock held).
+#ifndef HYBRIDFS_META_STORE_H
+#define HYBRIDFS_META_STORE_H
+
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "meta/dbvfs.h"
+#include "util/attr.h"
+#include "util/errmsg.h"
+
+struct store;
+
+struct store_config {
+	struct dbvfs *vfs;
+	bool create;          // make the schema (mkfs)
+	bool read_only;       // no transaction is opened for writing; every write statement is -EROFS
+	size_t cache_bytes;   // SQLite's page cache
+	void (*on_failure)(void *ctx, int err, const char *what);
+	void *ctx;
+};
+
+int store_open(const struct store_config *cfg, struct store **out, struct errmsg *why) ATTR_MUST_USE;
+void store_close(struct store *st); // rolls back what is open
+
+void store_lock(struct store *st);
+void store_unlock(struct store *st);
+void store_assert_locked(struct store *st);
+
+sqlite3 *store_db(struct store *st); // for fsck and tests: the raw connection, lock held
+
+// Transaction brackets, for txn.c only.
+int store_begin(struct store *st) ATTR_MUST_USE;
+int store_commit(struct store *st) ATTR_MUST_USE;
+int store_rollback(struct store *st) ATTR_MUST_USE;
+void store_fail(struct store *st, int err, const char *what); // what a failed write statement does
+bool store_has_failed(struct store *st);
+uint64_t store_changes(struct store *st); // rows changed since the connection was opened
+
+// Pages of the database: in use (without its free list), as of now.
+int store_page_counts(struct store *st, uint64_t *used_pages, uint64_t *total_pages) ATTR_MUST_USE;
+
+// A second connection for checkpoints; used by one thread at a time, without the store's lock.
+// 0 when everything in the log was copied to the database (the next writer starts the log anew), 1 when something is left.
+int store_checkpoint(struct store *st) ATTR_MUST_USE;
+
+int store_error(struct store *st, int sqlite_rc, const char *what);
+
+// config: small named values. -ENOENT.
+int store_config_get(struct store *st, const char *key, int64_t *value) ATTR_MUST_USE;
+int store_config_set(struct store *st, const char *key, int64_t value) ATTR_MUST_USE;
+
+#endif

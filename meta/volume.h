@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// A volume: device + superblock + system files + store + allocator + transactions, opened and closed as one.
+//
+// Opening recovers by itself: SQLite replays the committed part of the WAL, which is all the recovery there is. Cost: the
+// WAL's length (bounded), one row per touched metaslab; nothing grows with the device.
+#ifndef HYBRIDFS_META_VOLUME_H
+#define HYBRIDFS_META_VOLUME_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "alloc/alloc.h"
+#include "block/bdev.h"
+#include "block/superblock.h"
+#include "meta/dbvfs.h"
+#include "meta/store.h"
+#include "meta/sysfile.h"
+#include "meta/txn.h"
+
+struct volume {
+	struct bdev *dev;      // not owned: the caller opened it and closes it after volume_close()
+	struct sysfiles files; // with the superblock
+	struct dbvfs *vfs;
+	struct store *store;
+	struct alloc *alloc;   // NULL if opened with VOLUME_NO_ALLOC
+	struct txn_mgr *txn;   // NULL if read-only
+	bool read_only;
+	bool recovered;        // the WAL held committed transactions at open
+	uint64_t hash_key;     // of directory hashes, random per volume
+	atomic_uint_fast64_t next_ino; // persisted at each commit
+	atomic_int failed;     // 0, or the negative errno that stopped the line (T5)
+};
+
+struct volume_params { // for a new volume
+	const char *label;        // NULL = none
+	const uint8_t *uuid;      // 16 bytes; NULL = random
+	uint64_t size_bytes;      // 0 = the device's size
+	uint32_t root_uid, root_gid;
+	bool discard;             // discard the whole device first
+};
+
+enum volume_open_flags {
+	VOLUME_READ_ONLY = 1 << 0, // nothing is written, not even a checkpoint
+	VOLUME_NO_ALLOC = 1 << 1,  // fsck: no allocator (the space map may be wrong)
+};
+
+struct volume_opts {
+	unsigned flags;
+	unsigned commit_interval_ms; // 0 = 5000
+	size_t cache_bytes;          // SQLite's page cache; 0 = 32 MiB
+};
+
+// Writes an empty volume: system files, database with its schema and the root directory, superblocks last (so that an interrupted
+// mkfs leaves no volume). 0 or negative errno with `why`.
+int volume_format(struct bdev *dev, const struct volume_params *params, struct errmsg *why) ATTR_MUST_USE;
+
+int volume_open(struct bdev *dev, const struct volume_opts *opts, struct volume **out, struct errmsg *why) ATTR_MUST_USE;
+
+// Commits, empties the WAL into the database, frees everything. The first error, if any; the volume is gone in every case.
+int volume_close(struct volume *vol);
+
+// Frees memory without writing anything: what a crash leaves behind (tests), or after a failure.
+void volume_abandon(struct volume *vol);
+
+// Blocks for df: total, free (with what waits for its transaction), and what an ordinary user may have of these (free - reserve).
+struct volume_space {
+	uint64_t total_blk, free_blk, avail_blk;
+	uint64_t inodes_used, inodes_free; // free: estimated from the space
+};
+int volume_get_space(struct volume *vol, struct volume_space *out) ATTR_MUST_USE;
+
+static inline uint64_t volume_new_ino(struct volume *vol) { return atomic_fetch_add(&vol->next_ino, 1); }
+uint64_t volume_name_hash(const struct volume *vol, const char *name, size_t len); // a dirent cookie before probing
+uint64_t volume_reserve_blk(uint64_t n_blks); // how many blocks are kept back for metadata
+
+#endif
