@@ -4,11 +4,12 @@
 // Owner:   whoever opened it; bdev_close() ends it. A bdev outlives everything built on it.
 // Lock:    none needed: read, write, flush and discard may run in parallel from any thread.
 // Units:   bytes; offsets and lengths of writes are multiples of 512 or better of BLK_SIZE, reads are free.
-// Errors:  0 or a negative errno. A short transfer inside the device is -EIO, never a short count.
+// Errors:  0 or a negative errno. A short transfer inside the device is -EIO, never a short count. A request outside
+//          the device or a misaligned write is -EINVAL; write, flush and discard on a read-only device are -EROFS.
 //
 // Errors stop the line: after the first failed write or flush the device takes no further write and no further
 // flush: these answer -EROFS without touching the medium (a failed flush has lost data that a retry would
-// pretend to have saved). Reads go on. bdev_failed() tells.
+// pretend to have saved). Reads go on. bdev_failed() tells. The failure itself is logged here, once.
 //
 // B1  A write that returned 0 is durable once a flush that began after it returned 0. Not before.
 // B2  Nothing outside [0, size_bytes) is ever touched.
@@ -34,7 +35,7 @@ struct bdev_ops {
 	int (*writev)(struct bdev *dev, const struct iovec *iov, int n_iov, uint64_t off_bytes);
 	int (*flush)(struct bdev *dev);
 	int (*discard)(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes); // content undefined after it
-	void (*close)(struct bdev *dev);
+	void (*close)(struct bdev *dev); // frees the backend; the name is freed by bdev_close()
 };
 
 // Backends embed this as their first member.

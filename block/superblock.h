@@ -9,7 +9,7 @@
 // Lock: the caller serialises sb_write() (the volume's sysfile lock). Errors: negative errno; -EUCLEAN = damaged.
 //
 // S1  Extents of the system files lie inside the volume, outside the superblock copies, and do not overlap.
-// S2  The volume's size is at most the device's size.
+// S2  The volume's size is at most the device's size, and at most SB_MAX_METASLABS metaslabs.
 #ifndef HYBRIDFS_BLOCK_SUPERBLOCK_H
 #define HYBRIDFS_BLOCK_SUPERBLOCK_H
 
@@ -29,6 +29,7 @@
 #define SB_MIN_VOLUME_BYTES (8ull << 20)
 #define SB_MS_SHIFT_MIN 12u   // blocks: 16 MiB
 #define SB_MS_SHIFT_MAX 26u   // blocks: 256 GiB
+#define SB_MAX_METASLABS 4096u
 
 enum sysfile_id { SYSFILE_DB, SYSFILE_WAL, SYSFILE_N };
 
@@ -58,15 +59,22 @@ enum sb_copy_state { SB_COPY_VALID, SB_COPY_STALE, SB_COPY_BAD, SB_COPY_UNREADAB
 struct sb_scan {
 	enum sb_copy_state state[SB_COPIES];
 	uint64_t generation[SB_COPIES]; // where the copy could be decoded
+	// Nothing of ours stands there. No crash does that to the first copy: something else wrote over the start of the
+	// device, perhaps another filesystem, which a mount of this volume would damage.
+	bool no_magic[SB_COPIES];
 };
 
 // Reads all copies and gives the newest valid one; the last copy is looked for at the end of the device and, when another
-// copy says that the volume is smaller, at the end of the volume. `scan` may be NULL.
-// -EINVAL: no HybridFS at all; -EUCLEAN: there was one, no copy is valid; -ENOTSUP: version or incompatible feature.
-// `why` says what to do.
+// copy says that the volume is smaller, at the end of the volume. It counts only if it lies where its own volume ends
+// and has the UUID of the copies in front (an earlier, larger volume leaves such a copy behind). `scan` may be NULL.
+// -EINVAL: no HybridFS at all; -EUCLEAN: there was one, no copy is valid, or the device is smaller than the volume;
+// -ENOTSUP: version or incompatible feature; what the device said if no copy could be read. `why` names the device
+// and says what to do. `sb` and `scan` are filled in as far as known in every case.
 int sb_read(struct bdev *dev, struct superblock *sb, struct sb_scan *scan, struct errmsg *why) ATTR_MUST_USE;
 
-// Increments sb->generation and writes as described above (flush included after the last copy).
+// Increments sb->generation and writes as described above (flush included after the last copy). What sb_read() would
+// refuse is not written: -EINVAL, and -EOVERFLOW after 2^63 generations. After another error the generation on the
+// device is the old or the new one, and the device has failed.
 int sb_write(struct bdev *dev, struct superblock *sb) ATTR_MUST_USE;
 
 // Geometry for a new volume: n_blks and ms_shift from the size (about 200 metaslabs of a power of two between 16 MiB
@@ -81,7 +89,8 @@ static inline uint32_t sb_n_metaslabs(const struct superblock *sb)
 	return (uint32_t)((sb->n_blks + (1ull << sb->ms_shift) - 1) >> sb->ms_shift);
 }
 
-// Encode and decode one copy; buf has SB_SIZE bytes. sb_decode validates everything: 0, -EINVAL (no magic), -EUCLEAN.
+// Encode and decode one copy; buf has SB_SIZE bytes. sb_decode validates everything that one copy can tell: 0, -EINVAL
+// (no magic), -EUCLEAN, -ENOTSUP (then only generation, version, feature words and UUID are set).
 void sb_encode(const struct superblock *sb, void *buf);
 int sb_decode(const void *buf, struct superblock *sb, struct errmsg *why) ATTR_MUST_USE;
 

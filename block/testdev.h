@@ -14,18 +14,22 @@
 
 enum testdev_op { TESTDEV_READ, TESTDEV_WRITE, TESTDEV_FLUSH, TESTDEV_DISCARD, TESTDEV_N_OPS };
 
-// A new device of zeros. 0 or -ENOMEM.
+#define TESTDEV_POISON 0xDD // what discarded sectors read as
+
+// A new device of zeros. 0 or -ENOMEM. Memory follows what is written, also for a device of many TiB.
 int testdev_create(uint64_t size_bytes, struct bdev **out) ATTR_MUST_USE;
 // An independent copy of the present content (without log and faults): "pull the plug and look".
 int testdev_clone(struct bdev *dev, struct bdev **out) ATTR_MUST_USE;
 
 // --- recording ---
+// What a fault let fail is not in the log: a failed write left the medium as it was, a failed flush made nothing durable.
 struct testdev_entry {
 	enum testdev_op op; // TESTDEV_WRITE, TESTDEV_FLUSH or TESTDEV_DISCARD
 	uint64_t off_bytes, len_bytes;
 	const void *data; // of a write; owned by the log
 };
-void testdev_record(struct bdev *dev, bool on); // off by default; switching on remembers the content as the base
+// Off by default; switching on empties the log and remembers the content as the base; switching off keeps the log.
+void testdev_record(struct bdev *dev, bool on);
 size_t testdev_log_len(struct bdev *dev);
 const struct testdev_entry *testdev_log_at(struct bdev *dev, size_t i);
 
@@ -37,9 +41,10 @@ int testdev_crash_state(struct bdev *dev, size_t n, testdev_keep_fn keep, void *
                         struct bdev **out) ATTR_MUST_USE;
 
 // --- faults ---
-// The nth call of op from now on (1 = the next) fails with err; with `persistent` all later ones too. nth 0 clears.
+// The nth call of op from now on (1 = the next) fails with err (EIO or -EIO); with `persistent` all later ones too.
+// nth 0 clears. One fault of each op at a time; calls that bdev.c has refused already do not count.
 void testdev_fail(struct bdev *dev, enum testdev_op op, uint64_t nth, int err, bool persistent);
 uint64_t testdev_count(struct bdev *dev, enum testdev_op op); // calls so far, since testdev_fail() was last called
-bool testdev_fault_fired(struct bdev *dev);
+bool testdev_fault_fired(struct bdev *dev);                      // likewise
 
 #endif

@@ -48,7 +48,7 @@ uint64_t wal_segment_bytes(const struct wal_segment *seg);
 
 // Writes it to the device; grows the WAL file first if it is too small. No flush. On failure the volume has to stop.
 int dbvfs_wal_write(struct dbvfs *vfs, struct wal_segment *seg) ATTR_MUST_USE;
-void dbvfs_wal_done(struct dbvfs *vfs, struct wal_segment *seg); // drops it: written (or given up)
+void dbvfs_wal_done(struct dbvfs *vfs, struct wal_segment *seg); // drops it: written (or given up); NULL is allowed
 
 uint64_t dbvfs_wal_end_bytes(struct dbvfs *vfs); // where SQLite's log ends at present: after a restart it is small again
 

@@ -48,12 +48,23 @@ void store_fail(struct store *st, int err, const char *what); // what a failed w
 bool store_has_failed(struct store *st);
 uint64_t store_changes(struct store *st); // rows changed since the connection was opened
 
+int64_t store_n_inodes(struct store *st); // inodes, counted as they come and go
+
 // Pages of the database: in use (without its free list), as of now.
 int store_page_counts(struct store *st, uint64_t *used_pages, uint64_t *total_pages) ATTR_MUST_USE;
 
 // A second connection for checkpoints; used by one thread at a time, without the store's lock.
 // 0 when everything in the log was copied to the database (the next writer starts the log anew), 1 when something is left.
 int store_checkpoint(struct store *st) ATTR_MUST_USE;
+
+// Copies everything and empties the log (nobody has a transaction open): the end of a clean unmount.
+int store_truncate_wal(struct store *st) ATTR_MUST_USE;
+
+// Checkpoints at mount, before the first transaction: how many frames the log held.
+int store_recovered_frames(struct store *st);
+
+// The first cookie that an entry of this name may have (rows.h). `key` is config's hash_key.
+uint64_t dirent_hash(uint64_t key, const char *name, size_t len);
 
 int store_error(struct store *st, int sqlite_rc, const char *what);
 

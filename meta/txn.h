@@ -58,10 +58,15 @@ struct txn_stats {
 void txn_get_stats(struct volume *vol, struct txn_stats *out);
 
 // ---- for volume.c ----
-int txn_start(struct volume *vol, uint64_t last_id, unsigned commit_interval_ms) ATTR_MUST_USE; // starts the thread, opens transaction last_id + 1
-int txn_stop(struct volume *vol); // commits, checkpoints, ends the thread; frees the manager
+struct freemap;
+int txn_init(struct volume *vol, uint64_t last_id, unsigned commit_interval_ms) ATTR_MUST_USE; // makes vol->txn
+int txn_start(struct volume *vol) ATTR_MUST_USE; // opens transaction last_id + 1, starts the thread
+int txn_stop(struct volume *vol) ATTR_MUST_USE;  // ends the thread, commits, empties the WAL into the database
+void txn_halt(struct volume *vol);               // ends the thread without a commit, if it still runs
+void txn_destroy(struct volume *vol);            // frees vol->txn
 void txn_failed(struct volume *vol, int err, const char *what); // T5; logs once; any lock may be held
-int txn_wal_sync(struct volume *vol); // dbvfs's hook
+int txn_wal_sync(struct volume *vol);            // dbvfs's hook
+struct freemap *txn_freemap(struct volume *vol);
 
 // Space map of the open transaction; store lock held, handle joined. Called by extmap.c.
 int txn_log_run(struct volume *vol, uint64_t start_blk, uint64_t len_blk, bool used) ATTR_MUST_USE;

@@ -28,7 +28,7 @@ struct volume {
 	struct txn_mgr *txn;   // NULL if read-only
 	bool read_only;
 	bool recovered;        // the WAL held committed transactions at open
-	uint64_t hash_key;     // of directory hashes, random per volume
+	uint64_t ro_free_blk;  // free blocks, counted once, where there is no allocator
 	atomic_uint_fast64_t next_ino; // persisted at each commit
 	atomic_int failed;     // 0, or the negative errno that stopped the line (T5)
 };
@@ -69,10 +69,9 @@ struct volume_space {
 	uint64_t total_blk, free_blk, avail_blk;
 	uint64_t inodes_used, inodes_free; // free: estimated from the space
 };
-int volume_get_space(struct volume *vol, struct volume_space *out) ATTR_MUST_USE;
+void volume_get_space(struct volume *vol, struct volume_space *out);
 
 static inline uint64_t volume_new_ino(struct volume *vol) { return atomic_fetch_add(&vol->next_ino, 1); }
-uint64_t volume_name_hash(const struct volume *vol, const char *name, size_t len); // a dirent cookie before probing
 uint64_t volume_reserve_blk(uint64_t n_blks); // how many blocks are kept back for metadata
 
 #endif

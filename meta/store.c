@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: MIT
+// The store: opening the database defensively, running statements, converting errors, checkpoints.
+//
+// Images come from strangers: the schema is compared with ours text for text, triggers and views are off, no function of the
+// schema is trusted, and a damaged page is an error. What SQLite itself checks on the way (cell sizes, page links) is turned on.
+#include "meta/store.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "meta/schema.h"
+#include "meta/store_internal.h"
+#include "util/log.h"
+
+// ---- errors ----
+
+int store_error(struct store *st, int rc, const char *what)
+{
+	int err;
+
+	switch (rc & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return 0;
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+	case SQLITE_FORMAT:
+		err = -EUCLEAN;
+		break;
+	case SQLITE_FULL:
+		err = -ENOSPC;
+		break;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_IOERR:
+		err = (rc == SQLITE_IOERR_NOMEM) ? -ENOMEM : dbvfs_last_errno(st->vfs);
+		err = err != 0 ? err : -EIO;
+		break;
+	default:
+		err = -EIO;
+		break;
+	}
+	msg_error("database: %s: %s (%d)", what, st->db != NULL ? sqlite3_errmsg(st->db) : sqlite3_errstr(rc), rc);
+	return err;
+}
+
+void store_fail(struct store *st, int err, const char *what)
+{
+	store_assert_locked(st);
+	if (st->failed)
+		return;
+	st->failed = true;
+	if (!sqlite3_get_autocommit(st->db))
+		sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL);
+	if (st->on_failure != NULL)
+		st->on_failure(st->ctx, err, what);
+}
+
+bool store_has_failed(struct store *st)
+{
+	store_assert_locked(st);
+	return st->failed;
+}
+
+// ---- the lock ----
+
+void store_lock(struct store *st)
+{
+	pthread_mutex_lock(&st->lock);
+	st->owner = pthread_self();
+}
+
+void store_unlock(struct store *st)
+{
+	store_assert_locked(st);
+	st->owner = 0;
+	pthread_mutex_unlock(&st->lock);
+}
+
+void store_assert_locked(struct store *st)
+{
+	ASSERT(pthread_equal(st->owner, pthread_self()));
+	(void)st;
+}
+
+sqlite3 *store_db(struct store *st)
+{
+	store_assert_locked(st);
+	return st->db;
+}
+
+// ---- statements ----
+
+int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what)
+{
+	int rc;
+
+	store_assert_locked(st);
+	rc = sqlite3_step(stmt);
+	if (rc == SQLITE_ROW)
+		return 1;
+	if (rc == SQLITE_DONE)
+		return 0;
+	return store_error(st, rc, what);
+}
+
+int stmt_write(struct store *st, sqlite3_stmt *stmt, const char *what, int *changed)
+{
+	int rc, err;
+
+	store_assert_locked(st);
+	// After a failure SQLite may have rolled back by itself: in autocommit mode a write would commit on its own.
+	if (st->failed || st->read_only || sqlite3_get_autocommit(st->db)) {
+		sqlite3_reset(stmt);
+		return -EROFS;
+	}
+	rc = sqlite3_step(stmt);
+	err = store_error(st, rc, what);
+	if (err == 0 && changed != NULL)
+		*changed = sqlite3_changes(st->db);
+	sqlite3_reset(stmt);
+	if (err != 0)
+		store_fail(st, err, what);
+	return err;
+}
+
+static int run_bracket(struct store *st, enum stmt_id id, const char *what)
+{
+	sqlite3_stmt *stmt = store_stmt(st, id);
+	int rc;
+
+	store_assert_locked(st);
+	rc = sqlite3_step(stmt);
+	sqlite3_reset(stmt);
+	return store_error(st, rc, what);
+}
+
+int store_begin(struct store *st)
+{
+	int err;
+
+	if (st->failed)
+		return -EROFS;
+	err = run_bracket(st, st->read_only ? STMT_BEGIN_READ : STMT_BEGIN, "begin");
+	if (err != 0)
+		store_fail(st, err, "begin");
+	return err;
+}
+
+int store_commit(struct store *st)
+{
+	int err;
+
+	if (st->failed)
+		return -EROFS;
+	err = run_bracket(st, STMT_COMMIT, "commit");
+	if (err != 0)
+		store_fail(st, err, "commit");
+	return err;
+}
+
+int store_rollback(struct store *st)
+{
+	if (sqlite3_get_autocommit(st->db))
+		return 0;
+	return run_bracket(st, STMT_ROLLBACK, "rollback");
+}
+
+uint64_t store_changes(struct store *st)
+{
+	store_assert_locked(st);
+	return (uint64_t)sqlite3_total_changes64(st->db);
+}
+
+int64_t store_n_inodes(struct store *st)
+{
+	store_assert_locked(st);
+	return st->n_inodes;
+}
+
+static int read_number(struct store *st, enum stmt_id id, const char *what, uint64_t *value)
+{
+	sqlite3_stmt *stmt = store_stmt(st, id);
+	int rc = stmt_row(st, stmt, what);
+
+	if (rc == 1)
+		*value = (uint64_t)sqlite3_column_int64(stmt, 0);
+	stmt_done(stmt);
+	return rc < 0 ? rc : (rc == 1 ? 0 : -ENOENT);
+}
+
+int store_page_counts(struct store *st, uint64_t *used_pages, uint64_t *total_pages)
+{
+	uint64_t total = 0, unused = 0;
+	int err;
+
+	err = read_number(st, STMT_PAGE_COUNT, "page count", &total);
+	if (err == 0)
+		err = read_number(st, STMT_FREELIST_COUNT, "free list", &unused);
+	if (err != 0)
+		return err;
+	*total_pages = total;
+	*used_pages = total > unused ? total - unused : 0;
+	return 0;
+}
+
+// ---- config ----
+
+int store_config_get(struct store *st, const char *key, int64_t *value)
+{
+	uint64_t v = 0;
+	int err;
+
+	sqlite3_bind_text(store_stmt(st, STMT_CONFIG_GET), 1, key, -1, SQLITE_STATIC);
+	err = read_number(st, STMT_CONFIG_GET, "read config", &v);
+	if (err == 0)
+		*value = (int64_t)v;
+	return err;
+}
+
+int store_config_set(struct store *st, const char *key, int64_t value)
+{
+	sqlite3_stmt *stmt = store_stmt(st, STMT_CONFIG_SET);
+
+	sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(stmt, 2, value);
+	return stmt_write(st, stmt, "write config", NULL);
+}
+
+// ---- checkpoints ----
+
+int store_checkpoint(struct store *st)
+{
+	int in_log = 0, copied = 0, rc;
+
+	rc = sqlite3_wal_checkpoint_v2(st->ckpt_db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &copied);
+	if (rc == SQLITE_BUSY)
+		return 1;
+	if (rc != SQLITE_OK) {
+		msg_error("checkpoint: %s (%d)", sqlite3_errmsg(st->ckpt_db), rc);
+		if ((rc & 0xff) == SQLITE_IOERR && dbvfs_last_errno(st->vfs) != 0)
+			return dbvfs_last_errno(st->vfs);
+		return (rc & 0xff) == SQLITE_FULL ? -ENOSPC : -EIO;
+	}
+	return copied < in_log;
+}
+
+int store_truncate_wal(struct store *st)
+{
+	int rc = sqlite3_wal_checkpoint_v2(st->ckpt_db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+
+	if (rc == SQLITE_OK)
+		return 0;
+	msg_error("last checkpoint: %s (%d)", sqlite3_errmsg(st->ckpt_db), rc);
+	return -EIO;
+}
+
+int store_recovered_frames(struct store *st)
+{
+	int in_log = 0;
+
+	sqlite3_wal_checkpoint_v2(st->ckpt_db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, NULL);
+	return in_log > 0 ? in_log : 0;
+}
+
+// ---- opening ----
+
+static void configure_sqlite(void)
+{
+	// Global memory statistics cost a lock at each allocation. Ignored if SQLite is in use already.
+	sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
+static int exec_all(sqlite3 *db, const char *const *sql, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		int rc = sqlite3_exec(db, sql[i], NULL, NULL, NULL);
+
+		if (rc != SQLITE_OK)
+			return rc;
+	}
+	return SQLITE_OK;
+}
+
+static int open_connection(const struct store_config *cfg, sqlite3 **db)
+{
+	static const char *const pragmas[] = {
+		"PRAGMA trusted_schema = OFF",
+		"PRAGMA cell_size_check = ON",
+		"PRAGMA secure_delete = OFF",
+		"PRAGMA temp_store = MEMORY",
+		"PRAGMA cache_spill = OFF", // a transaction reaches the log whole, at COMMIT
+		"PRAGMA wal_autocheckpoint = 0",
+		"PRAGMA mmap_size = 0",
+		"PRAGMA synchronous = NORMAL", // no sync at COMMIT, but before and after a checkpoint
+	};
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	int rc, flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE | (cfg->create ? SQLITE_OPEN_CREATE : 0);
+
+	pthread_once(&once, configure_sqlite);
+	rc = sqlite3_open_v2(DBVFS_FILE, db, flags, dbvfs_name(cfg->vfs));
+	if (rc != SQLITE_OK)
+		return rc;
+	sqlite3_extended_result_codes(*db, 1);
+	sqlite3_db_config(*db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	sqlite3_db_config(*db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
+	sqlite3_db_config(*db, SQLITE_DBCONFIG_ENABLE_VIEW, 0, NULL);
+	if (!cfg->create)
+		sqlite3_db_config(*db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+	return exec_all(*db, pragmas, ARRAY_LEN(pragmas));
+}
+
+static int create_schema(sqlite3 *db)
+{
+	static const char *const setup[] = {
+		"PRAGMA page_size = 4096",
+		"PRAGMA journal_mode = MEMORY", // for the first page only: the VFS knows no rollback journal
+		"PRAGMA journal_mode = WAL",
+		"BEGIN IMMEDIATE",
+		schema_sql,
+	};
+	char *numbers;
+	int rc = exec_all(db, setup, ARRAY_LEN(setup));
+
+	if (rc != SQLITE_OK)
+		return rc;
+	numbers = sqlite3_mprintf("PRAGMA user_version = %d; PRAGMA application_id = %d; COMMIT", SCHEMA_VERSION,
+	                          SCHEMA_APPLICATION_ID);
+	if (numbers == NULL)
+		return SQLITE_NOMEM;
+	rc = sqlite3_exec(db, numbers, NULL, NULL, NULL);
+	sqlite3_free(numbers);
+	return rc;
+}
+
+// All of a database's schema as one string, or NULL.
+static char *schema_text(sqlite3 *db, int *rc)
+{
+	sqlite3_stmt *stmt = NULL;
+	char *text = NULL;
+
+	*rc = sqlite3_prepare_v2(db, "SELECT group_concat(type || ' ' || name || ' ' || coalesce(sql, ''), ';') FROM"
+	                         " (SELECT * FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%' ORDER BY name)",
+	                         -1, &stmt, NULL);
+	if (*rc == SQLITE_OK && (*rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+		const unsigned char *got = sqlite3_column_text(stmt, 0);
+
+		text = strdup(got != NULL ? (const char *)got : "");
+		*rc = text != NULL ? SQLITE_OK : SQLITE_NOMEM;
+	}
+	sqlite3_finalize(stmt);
+	return text;
+}
+
+// The schema on the device must be ours, text for text: a stranger's CHECK, index or trigger would run in our process.
+static int check_schema(sqlite3 *db, struct errmsg *why)
+{
+	sqlite3 *ours = NULL;
+	char *want = NULL, *have = NULL;
+	int rc, err = 0;
+
+	rc = sqlite3_open_v2(":memory:", &ours, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(ours, schema_sql, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		want = schema_text(ours, &rc);
+	sqlite3_close(ours);
+	if (want == NULL)
+		return -ENOMEM;
+	have = schema_text(db, &rc);
+	if (have == NULL || strcmp(want, have) != 0) {
+		err = rc == SQLITE_NOMEM ? -ENOMEM : -EUCLEAN;
+		errmsg_set(why, "the database's tables are %s; run fsck.hybridfs",
+		           have == NULL ? sqlite3_errmsg(db) : "not those of a HybridFS volume of this version");
+	}
+	free(want);
+	free(have);
+	return err;
+}
+
+static int prepare_all(struct store *st)
+{
+	for (int i = 0; i < STMT_N; i++) {
+		int rc = sqlite3_prepare_v3(st->db, store_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &st->stmt[i], NULL);
+
+		if (rc != SQLITE_OK)
+			return rc;
+	}
+	return SQLITE_OK;
+}
+
+static int open_and_prepare(struct store *st, const struct store_config *cfg, struct errmsg *why)
+{
+	char pragma[64];
+	int rc, err;
+
+	rc = open_connection(cfg, &st->db);
+	if (rc == SQLITE_OK && cfg->create)
+		rc = create_schema(st->db);
+	if (rc == SQLITE_OK && !cfg->create) {
+		err = check_schema(st->db, why);
+		if (err != 0)
+			return err;
+	}
+	if (rc == SQLITE_OK) {
+		snprintf(pragma, sizeof(pragma), "PRAGMA cache_size = -%zu", cfg->cache_bytes / 1024);
+		rc = sqlite3_exec(st->db, pragma, NULL, NULL, NULL);
+	}
+	if (rc == SQLITE_OK)
+		rc = prepare_all(st);
+	if (rc == SQLITE_OK && !cfg->read_only)
+		rc = open_connection(cfg, &st->ckpt_db);
+	if (rc == SQLITE_OK)
+		return 0;
+	err = store_error(st, rc, "open");
+	errmsg_set(why, "cannot open the database inside the volume: %s; run fsck.hybridfs",
+	           st->db != NULL ? sqlite3_errmsg(st->db) : sqlite3_errstr(rc));
+	return err != 0 ? err : -EIO;
+}
+
+static int read_constants(struct store *st)
+{
+	int64_t key = 0;
+	int err;
+
+	err = store_config_get(st, "hash_key", &key);
+	if (err == 0)
+		err = store_config_get(st, "inodes", &st->n_inodes);
+	st->hash_key = (uint64_t)key;
+	return err == -ENOENT ? -EUCLEAN : err;
+}
+
+int store_open(const struct store_config *cfg, struct store **out, struct errmsg *why)
+{
+	struct store *st = calloc(1, sizeof(*st));
+	pthread_mutexattr_t attr;
+	int err;
+
+	if (st == NULL)
+		return -ENOMEM;
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP); // held for microseconds
+	pthread_mutex_init(&st->lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+	st->vfs = cfg->vfs;
+	st->read_only = cfg->read_only;
+	st->on_failure = cfg->on_failure;
+	st->ctx = cfg->ctx;
+	store_lock(st);
+	err = open_and_prepare(st, cfg, why);
+	if (err == 0 && !cfg->create) {
+		err = read_constants(st);
+		if (err != 0)
+			errmsg_set(why, "the database inside the volume lacks its settings; run fsck.hybridfs");
+	}
+	store_unlock(st);
+	if (err != 0) {
+		store_close(st);
+		return err;
+	}
+	*out = st;
+	return 0;
+}
+
+void store_close(struct store *st)
+{
+	if (st == NULL)
+		return;
+	store_lock(st);
+	for (int i = 0; i < STMT_N; i++)
+		sqlite3_finalize(st->stmt[i]);
+	if (st->db != NULL && !sqlite3_get_autocommit(st->db))
+		sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL);
+	sqlite3_close(st->ckpt_db);
+	sqlite3_close(st->db);
+	store_unlock(st);
+	pthread_mutex_destroy(&st->lock);
+	free(st);
+}
