@@ -28,8 +28,8 @@
 // A1  Each block of a loaded metaslab is exactly one of FREE, TAKEN, OWNED, FREEING; the free map says FREE for the first only.
 // A2  free_blk of a metaslab = number of FREE blocks (loaded: counted from its bitmap). The volume's count is their sum.
 //     Blocks in streams' windows and in pools are still FREE in the counts that users see.
-// A3  Every maximal run of free blocks stands in the size index exactly once, in the bin of its length (except what is
-//     inside slabs, where the slab's own map is the truth).
+// A3  Every span of 1 MiB in which free runs start stands in the size index exactly once, in the bin of the longest of
+//     them. (Shorter ones in the same span are found in the span's own bits.)
 // A4  taken_blk of a metaslab = blocks handed out and neither committed nor put back.
 //
 // Units: blocks. Errors: negative errno; a bad free is -EINVAL, logged with its numbers, and changes nothing.
@@ -72,11 +72,12 @@ void alloc_destroy(struct alloc *a);
 
 // A stream: one file being written. Keeps its blocks together: remembers where the last ones were and holds a window of
 // free blocks after them, which doubles from 16 blocks to ALLOC_WINDOW_MAX_BLK as the stream goes on. Embed it in the
-// inode; the caller serialises the uses of one stream. The allocator may take windows back when space is short.
+// inode; the caller serialises the uses of one stream, and ends it before its memory or the allocator goes
+// away. The allocator may take windows back when space is short.
 struct alloc_stream {
 	struct alloc *a;                  // NULL until first used
 	struct alloc_stream *prev, *next; // the allocator's list of streams with a window
-	struct run window;                // protected by the allocator
+	struct run window;                // protected by the allocator (start_blk: written by the caller's thread only)
 	uint64_t goal_blk;                // block after the last one given
 	uint32_t window_blk;              // size of the next window
 };
@@ -91,7 +92,7 @@ enum alloc_flags {
 
 struct alloc_req {
 	uint64_t goal_blk; // wanted start; 0 = none. First the goal is extended, then locality, then best fit, then split.
-	uint64_t want_blk; // > 0
+	uint64_t want_blk; // > 0, at most ALLOC_MAX_RUN_BLK (with ALLOC_PARTIAL: that much at most is given)
 	unsigned flags;
 	uint32_t locality; // hint: requests of the same value (a directory's inode number, folded) lie near each other; 0 = none
 };
