@@ -19,6 +19,10 @@
 // WAL sectors: writes to the device are whole 512-byte sectors; the sector in which one segment ends and the next begins is
 // rewritten with the same first bytes (sectors are written atomically or torn at sector borders).
 //
+// Checkpoints: by a connection that is not the writer's, without the lock under which the writer commits: SQLite keeps a
+// connection locked while it calls hooks.wal_sync. A checkpoint may answer SQLITE_BUSY when a writer was just beginning the log anew
+// (dbvfs_shm.h tells why): nothing has happened, it can be tried again.
+//
 // Lock: internal. wal_seal must be serialised with COMMIT by the caller (the store's lock); wal_write with itself.
 #ifndef HYBRIDFS_META_DBVFS_H
 #define HYBRIDFS_META_DBVFS_H

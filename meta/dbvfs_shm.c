@@ -75,9 +75,21 @@ static int lock_shared(struct dbvfs_shm *shm, struct dbvfs_conn *conn, int slot)
 	return SQLITE_OK;
 }
 
-// All of them or none.
+// The slots, documented with the WAL format: one for writers, checkpointers and recovery each, then the readers' marks, of which
+// the first stands for "reads the database file only".
+enum { SLOT_CHECKPOINT = 1, SLOT_FIRST_MARK = 4 };
+
+static bool is_restart(int first, int end) { return first == SLOT_FIRST_MARK && end == SQLITE_SHM_NLOCK; }
+
+// All of them or none. Checkpoint against restart: see the header.
 static int lock_exclusive(struct dbvfs_shm *shm, struct dbvfs_conn *conn, int first, int end)
 {
+	const bool checkpoint = first <= SLOT_CHECKPOINT && end > SLOT_CHECKPOINT, restart = is_restart(first, end);
+
+	if (checkpoint && shm->restarter != NULL && shm->restarter != conn)
+		return SQLITE_BUSY;
+	if (restart && shm->checkpointer != NULL && shm->checkpointer != conn)
+		return SQLITE_BUSY;
 	for (int slot = first; slot < end; slot++)
 		if ((conn->slots_exclusive & 1u << slot) == 0 && (shm->slot_exclusive[slot] || shm->slot_shared[slot] > 0))
 			return SQLITE_BUSY;
@@ -85,6 +97,10 @@ static int lock_exclusive(struct dbvfs_shm *shm, struct dbvfs_conn *conn, int fi
 		shm->slot_exclusive[slot] = true;
 		conn->slots_exclusive |= 1u << slot;
 	}
+	if (checkpoint)
+		shm->checkpointer = conn;
+	if (restart)
+		shm->restarter = conn;
 	return SQLITE_OK;
 }
 
@@ -94,6 +110,10 @@ static void unlock_slot(struct dbvfs_shm *shm, struct dbvfs_conn *conn, int slot
 		shm->slot_shared[slot]--;
 	if (conn->slots_exclusive & 1u << slot)
 		shm->slot_exclusive[slot] = false;
+	if (slot == SLOT_CHECKPOINT && shm->checkpointer == conn)
+		shm->checkpointer = NULL;
+	if (slot == SLOT_FIRST_MARK && shm->restarter == conn)
+		shm->restarter = NULL;
 	conn->slots_shared &= ~(1u << slot);
 	conn->slots_exclusive &= ~(1u << slot);
 }

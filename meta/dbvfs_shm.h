@@ -5,6 +5,12 @@
 // alone, so the heap and counters do. The wal-index is gone when the last connection has unmapped it; the next
 // one finds none and recovers it from the log.
 //
+// A checkpoint and a restart of the log shut each other out here. In SQLite before 3.51.3 (the "WAL-reset bug" of its WAL page)
+// a checkpoint reads the wal-index's header, and if a writer begins the log anew just then, it goes on with the numbers
+// of the old log: pages of committed transactions are lost. The race is in SQLite, but both sides ask for slots first: a
+// checkpoint for WAL_CKPT_LOCK, a restart for all of the readers' slots at once. While one has its slots the other is told
+// SQLITE_BUSY. A writer then goes on appending; a checkpoint is simply tried again later.
+//
 // Lock: internal. Results are SQLite's codes, as the VFS methods pass them on.
 #ifndef HYBRIDFS_META_DBVFS_SHM_H
 #define HYBRIDFS_META_DBVFS_SHM_H
@@ -27,6 +33,8 @@ struct dbvfs_shm {
 	unsigned n_mapped; // connections
 	unsigned slot_shared[SQLITE_SHM_NLOCK];
 	bool slot_exclusive[SQLITE_SHM_NLOCK];
+	const struct dbvfs_conn *checkpointer; // who has WAL_CKPT_LOCK
+	const struct dbvfs_conn *restarter;    // who has all readers' slots
 
 	// the database file
 	unsigned n_shared;                  // connections at SHARED or above

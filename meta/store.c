@@ -184,6 +184,12 @@ int64_t store_n_inodes(struct store *st)
 	return st->n_inodes;
 }
 
+void store_set_n_inodes(struct store *st, int64_t n)
+{
+	store_assert_locked(st);
+	st->n_inodes = n;
+}
+
 static int read_number(struct store *st, enum stmt_id id, const char *what, uint64_t *value)
 {
 	sqlite3_stmt *stmt = store_stmt(st, id);

@@ -49,6 +49,7 @@ bool store_has_failed(struct store *st);
 uint64_t store_changes(struct store *st); // rows changed since the connection was opened
 
 int64_t store_n_inodes(struct store *st); // inodes, counted as they come and go
+void store_set_n_inodes(struct store *st, int64_t n); // fsck, which has counted them
 
 // Pages of the database: in use (without its free list), as of now.
 int store_page_counts(struct store *st, uint64_t *used_pages, uint64_t *total_pages) ATTR_MUST_USE;

@@ -88,6 +88,22 @@ static const struct alloc_source alloc_source = {
 	.load = source_load,
 };
 
+// What fsck needs: it must get in where a mount may not, and puts right what is missing.
+static int read_numbers(struct volume *vol, uint64_t *last_id)
+{
+	int64_t txn = 0, next_ino = 0;
+	int err;
+
+	store_lock(vol->store);
+	err = store_config_get(vol->store, "txn", &txn);
+	if (err == 0 || err == -ENOENT)
+		err = store_config_get(vol->store, "next_ino", &next_ino);
+	store_unlock(vol->store);
+	atomic_store(&vol->next_ino, next_ino > (int64_t)ROOT_INO ? (uint64_t)next_ino : ROOT_INO + 1);
+	*last_id = txn > 0 ? (uint64_t)txn : 0;
+	return err == -ENOENT ? 0 : err;
+}
+
 // What every mount needs to know from the database: numbers, free counts, and that there is a root.
 static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id, struct errmsg *why)
 {
@@ -159,7 +175,10 @@ static int open_inside(struct volume *vol, const struct volume_opts *opts, struc
 	free_blk = calloc(n_ms, sizeof(*free_blk));
 	if (free_blk == NULL)
 		return -ENOMEM;
-	err = read_state(vol, free_blk, &last_id, why);
+	if ((opts->flags & VOLUME_NO_ALLOC) != 0)
+		err = read_numbers(vol, &last_id);
+	else
+		err = read_state(vol, free_blk, &last_id, why);
 	for (uint32_t ms = 0; ms < n_ms; ms++)
 		vol->ro_free_blk += free_blk[ms];
 	if (err == 0 && !vol->read_only) {

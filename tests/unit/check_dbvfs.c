@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The SQLite VFS inside the device: system files, the write-behind log, the locks, and what is left after a crash.
+// SQLite on the VFS inside the device: commits, checkpoints, connections, and what is left after a crash.
 //
 // Every crash test holds the reopened database against one contract: `PRAGMA integrity_check` says ok, and the rows are
 // those of a whole number of commits, not fewer than were durable when the power went.
@@ -14,9 +14,8 @@
 
 #include "block/testdev.h"
 #include "meta/dbvfs.h"
-#include "meta/dbvfs_shm.h"
 #include "meta/sysfile.h"
-#include "meta/wal_log.h"
+#include "sysfile_alloc.h"
 #include "util/blk.h"
 
 #define DEV_BYTES (32ull << 20)
@@ -26,7 +25,8 @@ struct env {
 	struct bdev *dev;
 	struct sysfiles files;
 	struct dbvfs *vfs;
-	sqlite3 *db;
+	sqlite3 *db;                 // the writer
+	sqlite3 *ckpt;               // for checkpoints, closed last: the writer's must not be locked during a sync
 	pthread_mutex_t commit_lock; // COMMIT and seal
 	pthread_mutex_t flush_lock;  // one segment at a time, in order
 	unsigned n_syncs;            // calls of the hook
@@ -132,6 +132,8 @@ static void start(struct env *env, struct bdev *dev, const struct superblock *sb
 {
 	start_files(env, dev, sb, fresh);
 	env->db = connect_db(env);
+	if (!fresh)
+		env->ckpt = connect_db(env);
 }
 
 static void start_fresh_sized(struct env *env, struct bdev *dev, uint64_t db_blk, uint64_t wal_blk)
@@ -144,6 +146,7 @@ static void start_fresh_sized(struct env *env, struct bdev *dev, uint64_t db_blk
 	sql(env->db, "BEGIN; CREATE TABLE t(i INTEGER PRIMARY KEY, data TEXT); CREATE TABLE total(n); CREATE INDEX x ON t(data);"
 	             "INSERT INTO total VALUES (0); COMMIT");
 	ck_assert_int_eq(make_durable(env), 0);
+	env->ckpt = connect_db(env);
 }
 
 static void start_fresh(struct env *env)
@@ -165,6 +168,7 @@ static void reopen(struct env *env, struct bdev *dev)
 static void stop_all(struct env *env)
 {
 	ck_assert_int_eq(sqlite3_close(env->db), SQLITE_OK);
+	ck_assert_int_eq(sqlite3_close(env->ckpt), SQLITE_OK);
 	dbvfs_destroy(env->vfs);
 	sysfiles_destroy(&env->files);
 	pthread_mutex_destroy(&env->commit_lock);
@@ -177,10 +181,17 @@ static void stop(struct env *env)
 	bdev_close(env->dev);
 }
 
+static void leave_log_on_close(struct env *env)
+{
+	ck_assert_int_eq(sqlite3_db_config(env->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL), SQLITE_OK);
+	if (env->ckpt != NULL)
+		ck_assert_int_eq(sqlite3_db_config(env->ckpt, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL), SQLITE_OK);
+}
+
 // Closes without a checkpoint; the log stays as it is.
 static void abandon(struct env *env)
 {
-	ck_assert_int_eq(sqlite3_db_config(env->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL), SQLITE_OK);
+	leave_log_on_close(env);
 	stop(env);
 }
 
@@ -223,7 +234,10 @@ static int check_rows(sqlite3 *db)
 	return n;
 }
 
-static int checkpoint(sqlite3 *db, int mode) { return sqlite3_wal_checkpoint_v2(db, "main", mode, NULL, NULL); }
+static int checkpoint(struct env *env, int mode)
+{
+	return sqlite3_wal_checkpoint_v2(env->ckpt, "main", mode, NULL, NULL);
+}
 
 // ---- commit and crash ----
 
@@ -286,7 +300,7 @@ START_TEST(checkpoint_then_log_begins_again)
 		commit_row(&env, i);
 	before = dbvfs_wal_end_bytes(env.vfs);
 	ck_assert_uint_gt(before, 20 * 4096);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	ck_assert_uint_eq(env.n_syncs, 1);
 	commit_row(&env, 21);
 	ck_assert_uint_lt(dbvfs_wal_end_bytes(env.vfs), before / 2);
@@ -330,7 +344,7 @@ START_TEST(clean_close_leaves_no_log)
 	ck_assert_uint_eq(dbvfs_wal_end_bytes(after.vfs), 0);
 	ck_assert_int_eq(check_rows(after.db), 5);
 	commit_row(&after, 6);
-	ck_assert_int_eq(checkpoint(after.db, SQLITE_CHECKPOINT_TRUNCATE), SQLITE_OK);
+	ck_assert_int_eq(checkpoint(&after, SQLITE_CHECKPOINT_TRUNCATE), SQLITE_OK);
 	ck_assert_uint_eq(dbvfs_wal_end_bytes(after.vfs), 0);
 	commit_row(&after, 7);
 	ck_assert_int_eq(make_durable(&after), 0);
@@ -363,6 +377,27 @@ START_TEST(fresh_ignores_an_old_log)
 }
 END_TEST
 
+// A segment that outlived its log must not bring the log back.
+START_TEST(dead_segment_is_not_written)
+{
+	struct env env, after;
+	struct wal_segment *seg;
+
+	start_fresh(&env);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	commit_row(&env, 1);
+	seg = dbvfs_wal_seal(env.vfs); // with a header
+	ck_assert_int_eq(dbvfs_wal_write(env.vfs, seg), 0);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_TRUNCATE), SQLITE_OK);
+	ck_assert_int_eq(dbvfs_wal_write(env.vfs, seg), 0);
+	dbvfs_wal_done(env.vfs, seg);
+	crash(&env, &after);
+	ck_assert_uint_eq(dbvfs_wal_end_bytes(after.vfs), 0);
+	ck_assert_int_eq(check_rows(after.db), 1);
+	stop(&after);
+}
+END_TEST
+
 // Transactions larger than the page cache write frames before their COMMIT, go back to them, and some are rolled back.
 START_TEST(spilled_transactions)
 {
@@ -382,7 +417,7 @@ START_TEST(spilled_transactions)
 		commit_row(&env, round + 1);
 		assert_integrity(env.db);
 		if (round == 1)
-			ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+			ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	}
 	ck_assert_int_eq(make_durable(&env), 0);
 	crash(&env, &after);
@@ -397,7 +432,7 @@ END_TEST
 struct keep {
 	enum { KEEP_ALL, KEEP_NOT_FIRST, KEEP_LAST_HALF, KEEP_RANDOM, KEEP_N } how;
 	unsigned seed;
-	struct bdev *dev;
+	bool full; // the volume has no room to go on in without an allocator
 };
 
 static bool keep_some(void *ctx, size_t entry, uint64_t *from, uint64_t *to)
@@ -435,9 +470,9 @@ static void check_crash_state(struct bdev *dev, size_t n, struct keep *keep, int
 	rows = check_rows(env.db);
 	ck_assert_msg(rows >= durable && rows <= committed, "crash after entry %zu, way %d: %d commits, %d were durable of %d",
 	              n, (int)keep->how, rows, durable, committed);
-	if (n % 5 == 0) { // life goes on
+	if (n % 5 == 0 && !keep->full) { // life goes on
 		commit_row(&env, rows + 1);
-		ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+		ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 		commit_row(&env, rows + 2);
 		ck_assert_int_eq(check_rows(env.db), rows + 2);
 	}
@@ -468,7 +503,7 @@ START_TEST(every_crash_state)
 			durable_at[n_log] = i;
 		}
 		if (i % 12 == 10)
-			ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+			ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	}
 	for (size_t n = 0; n <= n_log; n++)
 		for (int how = 0; how < KEEP_N; how++) {
@@ -490,7 +525,7 @@ START_TEST(new_log_header_goes_first)
 	start_fresh(&env);
 	for (int i = 1; i <= 12; i++)
 		commit_row(&env, i);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	testdev_record(env.dev, true);
 	before = testdev_log_len(env.dev);
 	for (int i = 13; i <= 16; i++)
@@ -511,12 +546,12 @@ END_TEST
 // checkpoint copies from it.
 START_TEST(recovered_log_is_flushed_before_use)
 {
-	struct keep keep = { .how = KEEP_NOT_FIRST };
 	struct env env, after;
 	struct wal_segment *seg;
 	struct superblock sb;
 
 	start_fresh(&env);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK); // no older frames to hide what is lost
 	testdev_record(env.dev, true);
 	for (int i = 1; i <= 8; i++)
 		commit_row(&env, i);
@@ -524,14 +559,54 @@ START_TEST(recovered_log_is_flushed_before_use)
 	ck_assert_int_eq(dbvfs_wal_write(env.vfs, seg), 0);
 	dbvfs_wal_done(env.vfs, seg);
 	sb = env.files.sb;
-	ck_assert_int_eq(sqlite3_db_config(env.db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL), SQLITE_OK);
+	leave_log_on_close(&env);
 	stop_all(&env);
 	start(&after, env.dev, &sb, false); // the same device: killed, not unplugged
 	ck_assert_int_eq(check_rows(after.db), 8);
-	ck_assert_int_eq(checkpoint(after.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	ck_assert_int_eq(checkpoint(&after, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	for (size_t n = 0; n <= testdev_log_len(after.dev); n++)
-		check_crash_state(after.dev, n, &keep, 0, 8);
+		for (unsigned seed = 0; seed < 10; seed++)
+			check_crash_state(after.dev, n, &(struct keep){ .how = KEEP_RANDOM, .seed = seed }, 0, 8);
 	abandon(&after);
+}
+END_TEST
+
+// ---- growth ----
+
+// Both files begin small and grow under the workload; at every moment of it the power may go.
+START_TEST(files_grow)
+{
+	struct keep keep = { .how = KEEP_RANDOM, .seed = (unsigned)time(NULL), .full = true };
+	struct sysfile_alloc_source source;
+	struct env env, after;
+	struct bdev *dev;
+
+	printf("files_grow: seed %u\n", keep.seed);
+	ck_assert_int_eq(testdev_create(DEV_BYTES, &dev), 0);
+	start_fresh_sized(&env, dev, 16, 16);
+	env.files.alloc = sysfile_alloc_create(&source, &env.files);
+	testdev_record(dev, true);
+	for (int i = 1; i <= 60; i++) {
+		commit_row(&env, i);
+		if (i % 10 == 5)
+			ck_assert_int_eq(make_durable(&env), 0);
+		if (i % 25 == 0)
+			ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	}
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	ck_assert_uint_gt(sysfile_capacity_bytes(&env.files, SYSFILE_DB), 16 * BLK_SIZE);
+	ck_assert_uint_gt(sysfile_capacity_bytes(&env.files, SYSFILE_WAL), 16 * BLK_SIZE);
+	ck_assert_int_eq(alloc_check(env.files.alloc, NULL), 0);
+	for (size_t n = 0; n <= testdev_log_len(dev); n++)
+		check_crash_state(dev, n, &keep, 0, 60);
+	ck_assert_int_eq(testdev_clone(dev, &dev), 0);
+	alloc_destroy(env.files.alloc);
+	env.files.alloc = NULL;
+	abandon(&env);
+	reopen(&after, dev);
+	ck_assert_int_eq(check_rows(after.db), 60);
+	assert_integrity(after.db);
+	stop(&after);
 }
 END_TEST
 
@@ -555,7 +630,7 @@ START_TEST(read_only_recovery_writes_nothing)
 	ck_assert_int_eq(check_rows(env.db), 9);
 	assert_integrity(env.db);
 	ck_assert_int_eq(try_sql(env.db, "UPDATE total SET n = 77"), SQLITE_READONLY);
-	ck_assert_int_ne(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	ck_assert_int_ne(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	ck_assert_int_eq(check_rows(env.db), 9);
 	stop_all(&env); // with SQLite's attempt to checkpoint
 	ck_assert_uint_eq(testdev_log_len(copy), 0);
@@ -584,7 +659,7 @@ START_TEST(device_errors_are_told)
 	testdev_fail(env.dev, TESTDEV_READ, 0, 0, false);
 	commit_row(&env, 3);
 	testdev_fail(env.dev, TESTDEV_FLUSH, 1, -EIO, true);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_IOERR_FSYNC & 0xff);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_IOERR_FSYNC & 0xff);
 	ck_assert_int_eq(check_rows(env.db), 3);
 	commit_row(&env, 4); // memory still takes it
 	ck_assert_int_eq(make_durable(&env), -EROFS);
@@ -603,7 +678,7 @@ START_TEST(full_device)
 	start_fresh_sized(&env, dev, 16, 1000);
 	for (int i = 1; i <= 60; i++)
 		commit_row(&env, i);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_FULL);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_FULL);
 	ck_assert_int_eq(dbvfs_last_errno(env.vfs), -ENOSPC);
 	ck_assert_int_eq(check_rows(env.db), 60);
 	crash(&env, &after); // the checkpoint had made the log durable before it failed
@@ -643,8 +718,8 @@ START_TEST(truncated_device_is_corruption)
 	start_fresh(&env);
 	for (int i = 1; i <= 60; i++)
 		commit_row(&env, i);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_TRUNCATE), SQLITE_OK);
-	ck_assert_int_eq(sqlite3_db_config(env.db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL), SQLITE_OK);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_TRUNCATE), SQLITE_OK);
+	leave_log_on_close(&env);
 	sb = env.files.sb;
 	sb.sysfile[SYSFILE_DB].extents[1].len_blk = 2; // the header speaks of more pages than there are extents
 	stop_all(&env);
@@ -671,7 +746,7 @@ START_TEST(readers_keep_their_snapshot)
 	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
 	for (int i = 4; i <= 6; i++)
 		commit_row(&env, i);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
+	ck_assert_int_eq(checkpoint(&env, SQLITE_CHECKPOINT_PASSIVE), SQLITE_OK);
 	commit_row(&env, 7); // must not begin the log again under the reader
 	ck_assert_int_eq(check_rows(reader), 3);
 	ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
@@ -686,19 +761,19 @@ START_TEST(readers_keep_their_snapshot)
 }
 END_TEST
 
-struct checkpointer {
+struct looper {
 	struct env *env;
-	sqlite3 *db;
+	sqlite3 *db; // of the reader
 	atomic_bool stop;
 	int n_done, rc;
 };
 
 static void *checkpoint_loop(void *arg)
 {
-	struct checkpointer *cp = arg;
+	struct looper *cp = arg;
 
 	while (!atomic_load(&cp->stop) && cp->rc == SQLITE_OK) {
-		cp->rc = checkpoint(cp->db, SQLITE_CHECKPOINT_PASSIVE);
+		cp->rc = checkpoint(cp->env, SQLITE_CHECKPOINT_PASSIVE);
 		if (cp->rc == SQLITE_BUSY) // it looked at the wal-index while a COMMIT was changing it
 			cp->rc = SQLITE_OK;
 		else
@@ -709,7 +784,7 @@ static void *checkpoint_loop(void *arg)
 
 static void *read_loop(void *arg)
 {
-	struct checkpointer *cp = arg;
+	struct looper *cp = arg;
 	sqlite3_int64 last = 0, n;
 
 	while (!atomic_load(&cp->stop)) {
@@ -723,13 +798,13 @@ static void *read_loop(void *arg)
 
 START_TEST(threads_write_checkpoint_and_read)
 {
-	struct checkpointer cp, rd;
+	struct looper cp, rd;
 	pthread_t cp_thread, rd_thread;
 	struct env env, after;
 
 	start_fresh(&env);
-	cp = (struct checkpointer){ .env = &env, .db = connect_db(&env) };
-	rd = (struct checkpointer){ .env = &env, .db = connect_db(&env) };
+	cp = (struct looper){ .env = &env };
+	rd = (struct looper){ .env = &env, .db = connect_db(&env) };
 	ck_assert_int_eq(pthread_create(&cp_thread, NULL, checkpoint_loop, &cp), 0);
 	ck_assert_int_eq(pthread_create(&rd_thread, NULL, read_loop, &rd), 0);
 	for (int i = 1; i <= 250; i++) {
@@ -744,7 +819,6 @@ START_TEST(threads_write_checkpoint_and_read)
 	ck_assert_int_eq(cp.rc, SQLITE_OK);
 	ck_assert_int_gt(cp.n_done, 0);
 	ck_assert_int_gt(rd.n_done, 0);
-	sqlite3_close(cp.db);
 	sqlite3_close(rd.db);
 	ck_assert_int_eq(check_rows(env.db), 250);
 	assert_integrity(env.db);
@@ -756,235 +830,6 @@ START_TEST(threads_write_checkpoint_and_read)
 }
 END_TEST
 
-START_TEST(lock_slots)
-{
-	struct dbvfs_conn a = { 0 }, b = { 0 };
-	struct dbvfs_shm shm;
-	const int shared = SQLITE_SHM_LOCK | SQLITE_SHM_SHARED, exclusive = SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE;
-	void volatile *page;
-
-	ck_assert_int_eq(dbvfs_shm_init(&shm), 0);
-	ck_assert_int_eq(dbvfs_shm_map(&shm, &a, 1, 32768, false, &page), SQLITE_OK);
-	ck_assert(page == NULL);
-	ck_assert_int_eq(dbvfs_shm_map(&shm, &b, 1, 32768, true, &page), SQLITE_OK);
-	ck_assert(page != NULL);
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &a, 3, 1, shared), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &b, 3, 1, shared), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &a, 2, 3, exclusive), SQLITE_BUSY);
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &b, 3, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &b, 2, 1, exclusive), SQLITE_OK); // the failed one has taken nothing
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &a, 2, 1, shared), SQLITE_BUSY);
-	dbvfs_shm_unmap(&shm, &b);
-	ck_assert_int_eq(dbvfs_shm_lock(&shm, &a, 2, 1, shared), SQLITE_OK);
-	dbvfs_shm_unmap(&shm, &a);
-	ck_assert_int_eq(shm.n_regions, 0);
-	dbvfs_shm_destroy(&shm);
-}
-END_TEST
-
-START_TEST(file_lock_levels)
-{
-	struct dbvfs_conn a = { 0 }, b = { 0 }, c = { 0 };
-	struct dbvfs_shm shm;
-
-	ck_assert_int_eq(dbvfs_shm_init(&shm), 0);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &a, SQLITE_LOCK_SHARED), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &b, SQLITE_LOCK_SHARED), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &a, SQLITE_LOCK_EXCLUSIVE), SQLITE_BUSY);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &c, SQLITE_LOCK_SHARED), SQLITE_OK); // asking alone shuts nobody out
-	ck_assert(!dbvfs_file_is_reserved(&shm));
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &a, SQLITE_LOCK_RESERVED), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &b, SQLITE_LOCK_RESERVED), SQLITE_BUSY);
-	ck_assert(dbvfs_file_is_reserved(&shm));
-	dbvfs_file_unlock(&shm, &c, SQLITE_LOCK_NONE);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &a, SQLITE_LOCK_EXCLUSIVE), SQLITE_BUSY); // now waiting: PENDING
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &c, SQLITE_LOCK_SHARED), SQLITE_BUSY);
-	dbvfs_file_unlock(&shm, &b, SQLITE_LOCK_NONE);
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &a, SQLITE_LOCK_EXCLUSIVE), SQLITE_OK);
-	dbvfs_file_unlock(&shm, &a, SQLITE_LOCK_SHARED);
-	ck_assert(!dbvfs_file_is_reserved(&shm));
-	ck_assert_int_eq(dbvfs_file_lock(&shm, &c, SQLITE_LOCK_SHARED), SQLITE_OK);
-	dbvfs_file_unlock(&shm, &a, SQLITE_LOCK_NONE);
-	dbvfs_file_unlock(&shm, &c, SQLITE_LOCK_NONE);
-	ck_assert_uint_eq(shm.n_shared, 0);
-	dbvfs_shm_destroy(&shm);
-}
-END_TEST
-
-// ---- the log against a plain array ----
-
-#define MODEL_BYTES 20000u
-#define MODEL_SEGS 6u
-
-struct model {
-	struct wal_log log;
-	struct wal_segment *segs[MODEL_SEGS]; // sealed, oldest first
-	unsigned n_segs, n_put;
-	uint8_t truth[MODEL_BYTES];
-	unsigned seed;
-};
-
-static void model_write(struct model *m)
-{
-	uint8_t buf[5000];
-	uint64_t off = 32 + (uint64_t)rand_r(&m->seed) % (MODEL_BYTES - 32);
-	size_t len = 1 + (size_t)rand_r(&m->seed) % (rand_r(&m->seed) % 3 == 0 ? 5000 : 40);
-
-	len = min_u64(len, MODEL_BYTES - off);
-	for (size_t i = 0; i < len; i++)
-		buf[i] = (uint8_t)rand_r(&m->seed);
-	ck_assert_int_eq(wal_log_write(&m->log, buf, len, off), 0);
-	memcpy(m->truth + off, buf, len);
-}
-
-static void model_read(struct model *m)
-{
-	uint8_t buf[MODEL_BYTES];
-	uint64_t off = (uint64_t)rand_r(&m->seed) % MODEL_BYTES;
-	size_t len = (size_t)rand_r(&m->seed) % (MODEL_BYTES - off + 1), missing;
-
-	ck_assert_int_eq(wal_log_read(&m->log, buf, len, off, &missing), 0);
-	ck_assert_uint_eq(missing, 0);
-	ck_assert_msg(memcmp(buf, m->truth + off, len) == 0, "seed %u: [%lu, +%zu)", m->seed, (unsigned long)off, len);
-}
-
-static void model_seal(struct model *m)
-{
-	struct wal_segment *seg = m->n_segs < MODEL_SEGS ? wal_log_seal(&m->log) : NULL;
-
-	if (seg != NULL)
-		m->segs[m->n_segs++] = seg;
-}
-
-static void model_put(struct model *m)
-{
-	if (m->n_put < m->n_segs)
-		ck_assert_int_eq(wal_log_put(&m->log, m->segs[m->n_put++]), 0);
-}
-
-static void model_drop(struct model *m)
-{
-	if (m->n_put == 0)
-		return;
-	wal_log_drop(&m->log, m->segs[0]);
-	memmove(m->segs, m->segs + 1, --m->n_segs * sizeof(m->segs[0]));
-	m->n_put--;
-}
-
-START_TEST(log_against_model)
-{
-	struct model m = { .seed = (unsigned)time(NULL) };
-	struct superblock sb;
-	struct sysfiles files;
-	struct bdev *dev;
-	uint8_t buf[MODEL_BYTES];
-
-	printf("log_against_model: seed %u\n", m.seed);
-	ck_assert_int_eq(testdev_create(DEV_BYTES, &dev), 0);
-	make_superblock(dev, 10, 10, &sb);
-	ck_assert_int_eq(sysfiles_init(&files, dev, &sb), 0);
-	ck_assert_int_eq(wal_log_init(&m.log, &files, true), 0);
-	memcpy(m.truth, "\x37\x7f\x06\x82", 4);
-	ck_assert_int_eq(wal_log_write(&m.log, m.truth, MODEL_BYTES, 0), 0);
-	for (int step = 0; step < 4000; step++) {
-		static void (*const steps[])(struct model *) = { model_write, model_write, model_write, model_read,
-		                                                 model_read, model_seal, model_put, model_drop };
-
-		steps[(unsigned)rand_r(&m.seed) % ARRAY_LEN(steps)](&m);
-	}
-	while (m.n_segs > 0) {
-		model_put(&m);
-		model_drop(&m);
-	}
-	model_seal(&m);
-	model_put(&m);
-	ck_assert_int_eq(sysfile_read(&files, SYSFILE_WAL, buf, MODEL_BYTES, 0), 0);
-	ck_assert_mem_eq(buf, m.truth, MODEL_BYTES);
-	wal_log_destroy(&m.log);
-	sysfiles_destroy(&files);
-	bdev_close(dev);
-}
-END_TEST
-
-// A segment that outlived its log must not bring the log back.
-START_TEST(dead_segment_is_not_written)
-{
-	struct env env, after;
-	struct wal_segment *seg;
-
-	start_fresh(&env);
-	commit_row(&env, 1);
-	seg = dbvfs_wal_seal(env.vfs);
-	ck_assert_int_eq(dbvfs_wal_write(env.vfs, seg), 0);
-	ck_assert_int_eq(checkpoint(env.db, SQLITE_CHECKPOINT_TRUNCATE), SQLITE_OK);
-	ck_assert_int_eq(dbvfs_wal_write(env.vfs, seg), 0);
-	dbvfs_wal_done(env.vfs, seg);
-	crash(&env, &after);
-	ck_assert_uint_eq(dbvfs_wal_end_bytes(after.vfs), 0);
-	ck_assert_int_eq(check_rows(after.db), 1);
-	stop(&after);
-}
-END_TEST
-
-// ---- system files ----
-
-struct marked {
-	uint64_t n, low, high;
-};
-
-static int note_mark(void *ctx, uint64_t start_blk, uint64_t len_blk)
-{
-	struct marked *marked = ctx;
-
-	marked->n += len_blk;
-	marked->low = min_u64(marked->low, start_blk);
-	marked->high = max_u64(marked->high, start_blk + len_blk);
-	return 0;
-}
-
-START_TEST(sysfile_bounds_marks_and_label)
-{
-	struct marked all = { .low = UINT64_MAX }, part = { .low = UINT64_MAX };
-	struct superblock sb, read_back;
-	struct sysfiles files;
-	struct bdev *dev;
-	uint8_t out[3 * BLK_SIZE], in[3 * BLK_SIZE];
-	char label[SB_LABEL_MAX + 2];
-
-	ck_assert_int_eq(testdev_create(DEV_BYTES, &dev), 0);
-	make_superblock(dev, 10, 5, &sb);
-	ck_assert_int_eq(sysfiles_init(&files, dev, &sb), 0);
-	ck_assert_uint_eq(sysfile_capacity_bytes(&files, SYSFILE_DB), 10 * BLK_SIZE);
-	for (size_t i = 0; i < sizeof(out); i++)
-		out[i] = (uint8_t)(i * 7 + i / 256);
-	ck_assert_int_eq(sysfile_write(&files, SYSFILE_DB, out, sizeof(out), 2 * BLK_SIZE), 0); // across the extents' border
-	ck_assert_int_eq(sysfile_read(&files, SYSFILE_DB, in, sizeof(in), 2 * BLK_SIZE), 0);
-	ck_assert_mem_eq(in, out, sizeof(out));
-	ck_assert_int_eq(bdev_read(dev, in, BLK_SIZE, 600 * BLK_SIZE), 0);
-	ck_assert_mem_eq(in, out + BLK_SIZE, BLK_SIZE);
-	ck_assert_int_eq(sysfile_read(&files, SYSFILE_DB, in, 2, 10 * BLK_SIZE - 1), -EINVAL);
-	ck_assert_int_eq(sysfile_write(&files, SYSFILE_DB, out, BLK_SIZE, 10 * BLK_SIZE), -EINVAL);
-	ck_assert_int_eq(sysfile_grow(&files, SYSFILE_DB, 1), -ENOSPC); // no allocator
-
-	ck_assert_int_eq(sysfiles_mark(&files, 0, sb.n_blks, note_mark, &all), 0);
-	ck_assert_uint_eq(all.n, 10 + 5 + SB_COPIES * SB_BLKS);
-	ck_assert_int_eq(sysfiles_mark(&files, 602, 3001 - 602, note_mark, &part), 0);
-	ck_assert_uint_eq(part.n, 5 + 1);
-	ck_assert_uint_eq(part.low, 602);
-	ck_assert_uint_eq(part.high, 3001);
-
-	memset(label, 'l', sizeof(label));
-	label[SB_LABEL_MAX + 1] = '\0';
-	ck_assert_int_eq(sysfiles_set_label(&files, label), -EINVAL);
-	label[SB_LABEL_MAX] = '\0';
-	ck_assert_int_eq(sysfiles_set_label(&files, label), 0);
-	ck_assert_int_eq(sb_read(dev, &read_back, NULL, NULL), 0);
-	ck_assert_str_eq(read_back.label, label);
-	sysfiles_destroy(&files);
-	bdev_close(dev);
-}
-END_TEST
-
 static Suite *dbvfs_suite(void)
 {
 	const struct {
@@ -993,13 +838,12 @@ static Suite *dbvfs_suite(void)
 	} cases[] = {
 		{ "commit", { commit_needs_write_to_survive, sealed_segments_serve_reads, checkpoint_then_log_begins_again,
 		              recovered_end_is_exact, clean_close_leaves_no_log, fresh_ignores_an_old_log,
-		              spilled_transactions } },
+		              dead_segment_is_not_written, spilled_transactions } },
 		{ "crash", { every_crash_state, new_log_header_goes_first, recovered_log_is_flushed_before_use } },
+		{ "growth", { files_grow } },
 		{ "read-only", { read_only_recovery_writes_nothing } },
 		{ "errors", { device_errors_are_told, full_device, other_files_are_refused, truncated_device_is_corruption } },
-		{ "connections", { readers_keep_their_snapshot, threads_write_checkpoint_and_read, lock_slots, file_lock_levels } },
-		{ "log", { log_against_model, dead_segment_is_not_written } },
-		{ "sysfile", { sysfile_bounds_marks_and_label } },
+		{ "connections", { readers_keep_their_snapshot, threads_write_checkpoint_and_read } },
 	};
 	Suite *suite = suite_create("dbvfs");
 
