@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+// fsck.hybridfs: options, opening the volume, the summary and the exit status. fsck.h says how the check works.
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fsck/fsck.h"
+#include "fsck/sql.h"
+#include "util/cmdline.h"
+#include "util/log.h"
+
+#define WAIT_MS 10000 // for a daemon that still writes after umount
+
+static const struct cmdline_opt options[] = {
+	{ 'n', "no", NULL, "answer no to everything; open the volume read-only" },
+	{ 'p', "preen", NULL, "repair what is harmless without asking; a short check unless -f" },
+	{ 'a', "auto", NULL, "the same as -p" },
+	{ 'y', "yes", NULL, "answer yes to everything" },
+	{ 'f', "force", NULL, "check everything even with -p; repair over another filesystem" },
+	{ 'v', "verbose", NULL, "print more, and the identifier of each problem" },
+	{ 'C', "progress", "FD", "write progress to this descriptor; 0 draws a bar on the terminal" },
+	CMDLINE_VERSION,
+	CMDLINE_HELP,
+	{ 0 },
+};
+
+static const struct cmdline cmdline = {
+	.prog = "fsck.hybridfs",
+	.operands = "DEVICE",
+	.about = "Check a HybridFS volume and repair it. Asks before each repair unless -n, -p or -y is given.",
+	.opts = options,
+	.notes = "Exit status, added up: 0 no errors, 1 errors corrected, 4 errors left, 8 operational error, 16 usage,\n"
+	         "32 cancelled.",
+};
+
+// The only way to reach a signal handler.
+static volatile sig_atomic_t stop_wanted;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	stop_wanted = 1;
+}
+
+static void catch_signals(void)
+{
+	struct sigaction act = { .sa_handler = on_signal }; // no SA_RESTART: a question on the terminal ends
+
+	sigaction(SIGINT, &act, NULL);
+	sigaction(SIGTERM, &act, NULL);
+	signal(SIGPIPE, SIG_IGN); // a reader of the progress that goes away
+}
+
+// ---- options ----
+
+static int choose_mode(struct fsck *f, bool *chosen, enum fsck_mode mode)
+{
+	if (*chosen && f->mode != mode) {
+		msg_error("only one of the options -n, -p (-a) and -y may be given");
+		return -EINVAL;
+	}
+	*chosen = true;
+	f->mode = mode;
+	return 0;
+}
+
+static int choose_progress(struct fsck *f, const char *arg)
+{
+	char *end;
+	long fd = strtol(arg, &end, 10);
+
+	if (*arg == '\0' || *end != '\0' || fd < 0 || fd > 1 << 20) {
+		msg_error("-C '%s': not a file descriptor", arg);
+		return -EINVAL;
+	}
+	if (fd == 0) {
+		f->progress.kind = isatty(STDOUT_FILENO) ? PROGRESS_BAR : PROGRESS_OFF;
+		return 0;
+	}
+	if (fcntl((int)fd, F_GETFD) < 0) {
+		msg_error("-C %ld: this descriptor is not open", fd);
+		return -EINVAL;
+	}
+	f->progress.kind = PROGRESS_LINES;
+	f->progress.fd = (int)fd;
+	return 0;
+}
+
+static int take_option(struct fsck *f, int letter, bool *chosen)
+{
+	switch (letter) {
+	case 'n':
+		return choose_mode(f, chosen, FSCK_NO);
+	case 'p':
+	case 'a':
+		return choose_mode(f, chosen, FSCK_PREEN);
+	case 'y':
+		return choose_mode(f, chosen, FSCK_YES);
+	case 'f':
+		f->force = true;
+		return 0;
+	case 'v':
+		f->verbose = true;
+		return 0;
+	case 'C':
+		return choose_progress(f, optarg);
+	default:
+		return -EINVAL; // getopt has said it
+	}
+}
+
+// 0 = go on, 1 = done (help, version), negative errno.
+static int parse_options(struct fsck *f, int argc, char **argv)
+{
+	bool chosen = false;
+	int letter, err;
+
+	while ((letter = cmdline_next(&cmdline, argc, argv)) != -1) {
+		if (letter == 'h' || letter == 'V') {
+			if (letter == 'h')
+				cmdline_help(&cmdline, stdout);
+			else
+				cmdline_version(&cmdline);
+			return 1;
+		}
+		err = take_option(f, letter, &chosen);
+		if (err != 0)
+			return err;
+	}
+	if (optind + 1 != argc) {
+		msg_error(optind == argc ? "no device or image file given" : "more than one device given");
+		return -EINVAL;
+	}
+	f->device = argv[optind];
+	return 0;
+}
+
+// ---- the work ----
+
+static int open_device(struct fsck *f)
+{
+	int err = bdev_open_file(f->device, f->mode == FSCK_NO ? BDEV_READ_ONLY : 0, WAIT_MS, &f->dev, &f->why);
+
+	if (err != 0 || f->mode == FSCK_NO || !f->dev->read_only)
+		return err;
+	errmsg_set(&f->why, "%s may only be read: use -n to check without repairing", f->device);
+	return -EROFS;
+}
+
+// A volume whose database does not open has errors, and they stay: that is an answer, not a failure of fsck.
+static int open_volume(struct fsck *f, bool *opened)
+{
+	int err = fsck_open(f);
+	char *advice;
+
+	*opened = err == 0;
+	if (err != -EUCLEAN)
+		return err;
+	advice = strstr(f->why.text, "; run fsck");
+	if (advice != NULL)
+		*advice = '\0';
+	(void)PROBLEM(f, FP_DB_OPEN, .text = f->why.text);
+	f->why.text[0] = '\0';
+	return 0;
+}
+
+static int remember_last_txn(struct fsck *f)
+{
+	int64_t last = 0;
+	int err;
+
+	store_lock(f->vol->store);
+	err = store_config_get(f->vol->store, "txn", &last);
+	store_unlock(f->vol->store);
+	f->last_txn = err == 0 && last > 0 ? (uint64_t)last : 0;
+	return err == -ENOENT ? 0 : err;
+}
+
+// After a full check without leftovers the volume is no longer marked.
+static int clear_mark(struct fsck *f)
+{
+	int64_t errors;
+	int err;
+
+	if (!fsck_repairs(f) || f->n_left > 0 || fsck_stopping(f))
+		return 0;
+	err = fsck_begin(f);
+	if (err != 0)
+		return err;
+	if (store_config_get(f->vol->store, "errors", &errors) == 0 && errors != 0) {
+		f->changes++;
+		err = store_config_set(f->vol->store, "errors", 0);
+	}
+	if (err == 0)
+		return fsck_end(f);
+	store_unlock(f->vol->store);
+	return err;
+}
+
+static int check_volume(struct fsck *f, bool *quick)
+{
+	int err = remember_last_txn(f);
+
+	*quick = err == 0 && f->mode == FSCK_PREEN && !f->force && f->n_left == 0 && fsck_looks_clean(f);
+	if (err != 0 || *quick)
+		return err;
+	err = fsck_check(f);
+	f->n_inodes = f->inodes.n;
+	f->used_blk = f->owned.claimed_blk;
+	return err != 0 ? err : clear_mark(f);
+}
+
+static int close_volume(struct fsck *f, int err)
+{
+	int close_err;
+
+	if (f->vol == NULL)
+		return err;
+	if (err != 0) {
+		volume_abandon(f->vol);
+		return err;
+	}
+	close_err = volume_close(f->vol);
+	if (close_err != 0 && f->why.text[0] == '\0')
+		errmsg_set(&f->why, "%s: %s", f->device, strerror(-close_err));
+	return close_err;
+}
+
+static uint64_t system_blks(const struct fsck *f)
+{
+	uint64_t sum = SB_COPIES * SB_BLKS;
+
+	for (int id = 0; id < SYSFILE_N; id++)
+		for (uint32_t i = 0; i < f->sb.sysfile[id].n_extents; i++)
+			sum += f->sb.sysfile[id].extents[i].len_blk;
+	return sum;
+}
+
+static void print_summary(const struct fsck *f, bool quick)
+{
+	printf("%s: %s%llu files, %llu/%llu blocks\n", f->device, quick ? "clean, " : "", (unsigned long long)f->n_inodes,
+	       (unsigned long long)(f->used_blk + system_blks(f)), (unsigned long long)f->sb.n_blks);
+	if (f->n_fixed > 0)
+		printf("%s: %llu problems repaired\n", f->device, (unsigned long long)f->n_fixed);
+	if (f->n_left > 0)
+		printf("%s: %llu problems left: the volume needs to be repaired\n", f->device, (unsigned long long)f->n_left);
+}
+
+static int run(struct fsck *f)
+{
+	bool opened = false, quick = false, complete;
+	int err = open_device(f);
+
+	if (err == 0)
+		err = phase_superblock(f);
+	if (err == 0 && !fsck_stopping(f))
+		err = open_volume(f, &opened);
+	if (err == 0 && opened)
+		err = check_volume(f, &quick);
+	err = close_volume(f, err);
+	complete = err == 0 && opened && !fsck_stopping(f) && !f->db_damaged;
+	if (complete)
+		print_summary(f, quick);
+	fsck_free(f);
+	bdev_close(f->dev);
+	return err;
+}
+
+static int exit_status(const struct fsck *f, int err)
+{
+	int status = EXIT_CLEAN;
+
+	if (f->n_fixed > 0)
+		status |= EXIT_CORRECTED;
+	if (f->n_left > 0)
+		status |= EXIT_LEFT;
+	if (err != 0)
+		status |= EXIT_OPERATIONAL;
+	if (*f->stop != 0)
+		status |= EXIT_CANCELLED;
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct fsck *f = calloc(1, sizeof(*f));
+	int err, status;
+
+	msg_open(cmdline.prog, MSG_TO_STDERR, MSG_WARN);
+	if (f == NULL) {
+		msg_error("%s", strerror(ENOMEM));
+		return EXIT_OPERATIONAL;
+	}
+	f->mode = FSCK_ASK;
+	f->stop = &stop_wanted;
+	err = parse_options(f, argc, argv);
+	if (err != 0) {
+		if (err < 0)
+			cmdline_hint(&cmdline);
+		free(f);
+		return err == 1 ? EXIT_CLEAN : EXIT_USAGE;
+	}
+	if (f->mode == FSCK_ASK && (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))) {
+		msg_error("there is no terminal to ask on: use -n, -p or -y");
+		free(f);
+		return EXIT_OPERATIONAL;
+	}
+	catch_signals();
+	err = run(f);
+	fflush(stdout);
+	if (err != 0)
+		msg_error("%s", f->why.text[0] != '\0' ? f->why.text : strerror(-err));
+	if (stop_wanted)
+		msg_warn("cancelled: repairs that were finished are on the device");
+	status = exit_status(f, err);
+	free(f);
+	return status;
+}

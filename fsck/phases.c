@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+// The phases in their order, and the short look that -p takes at a volume without known errors.
+//
+// The order: superblocks (without them there is no database), the database (without it there are no rows), inodes and
+// their blocks, the free map (which follows from the blocks), names (which need the inodes), the tree (which needs the
+// names), counts (which need the tree). Each leaves behind what the next ones rely on.
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "fsck/fsck.h"
+#include "fsck/sql.h"
+#include "meta/rows.h"
+#include "util/attr.h"
+#include "util/log.h"
+
+struct phase {
+	const char *what;
+	int (*run)(struct fsck *f);
+};
+
+// Phase 1, the superblocks, has run by then: main.c needs it to open the volume.
+static const struct phase phases[] = {
+	{ "database", phase_database },
+	{ "inodes", phase_inodes },
+	{ "free space", phase_space },
+	{ "names", phase_names },
+	{ "tree", phase_tree },
+	{ "counts", phase_counts },
+};
+
+static int run_phase(struct fsck *f, size_t i)
+{
+	int err;
+
+	progress_phase(f, (unsigned)i + 2, ARRAY_LEN(phases) + 1, phases[i].what);
+	if (f->verbose) {
+		progress_hide(f);
+		printf("%s: phase %zu: %s\n", f->device, i + 2, phases[i].what);
+	}
+	err = fsck_begin(f);
+	if (err != 0)
+		return err;
+	err = phases[i].run(f);
+	if (err == 0)
+		return fsck_end(f);
+	store_unlock(f->vol->store);
+	return err; // the caller abandons the volume: what was not committed is dropped
+}
+
+int fsck_check(struct fsck *f)
+{
+	int err = blockmap_init(&f->owned, f->sb.n_blks, f->sb.ms_shift);
+
+	for (size_t i = 0; err == 0 && i < ARRAY_LEN(phases) && !fsck_stopping(f) && !f->db_damaged; i++)
+		err = run_phase(f, i);
+	progress_hide(f);
+	return err;
+}
+
+void fsck_free(struct fsck *f)
+{
+	inotab_free(&f->inodes);
+	dirtab_free(&f->dirs);
+	blockmap_free(&f->owned);
+}
+
+// ---- the short look ----
+
+// The counters of all metaslabs: at most 4096 rows.
+static bool counters_look_clean(struct fsck *f, uint64_t *free_blk)
+{
+	uint64_t n_blks = f->sb.n_blks, ms_blks = 1ull << f->sb.ms_shift;
+	struct cursor c;
+	bool clean = true;
+	int err = cursor_open(f, &c, "SELECT ms, free_blk FROM metaslab ORDER BY ms", 0, 0);
+
+	*free_blk = n_blks;
+	while (err == 0 && c.have && clean) {
+		uint64_t ms = (uint64_t)c.key, free = (uint64_t)cursor_int(&c, 1), size = 0;
+
+		clean = ms < sb_n_metaslabs(&f->sb);
+		if (clean)
+			size = ms_blks < n_blks - ms * ms_blks ? ms_blks : n_blks - ms * ms_blks;
+		clean = clean && free <= size;
+		*free_blk -= clean ? size - free : 0;
+		err = cursor_next(f, &c);
+	}
+	cursor_close(&c);
+	return err == 0 && clean;
+}
+
+static bool root_looks_clean(struct fsck *f)
+{
+	struct inode_row root;
+
+	return inode_get(f->vol->store, ROOT_INO, &root) == 0 && S_ISDIR(root.mode) && root.nlink >= 2;
+}
+
+bool fsck_looks_clean(struct fsck *f)
+{
+	struct store *st = f->vol->store;
+	int64_t errors = 0, next = 0;
+	uint64_t free_blk;
+	bool clean;
+
+	store_lock(st);
+	if (store_config_get(st, "errors", &errors) != 0)
+		errors = 0;
+	clean = errors == 0 && store_config_get(st, "next_ino", &next) == 0 && next > (int64_t)ROOT_INO;
+	clean = clean && root_looks_clean(f) && counters_look_clean(f, &free_blk);
+	if (clean) {
+		f->n_inodes = (uint64_t)store_n_inodes(st);
+		f->used_blk = f->sb.n_blks - free_blk;
+	}
+	store_unlock(st);
+	return clean;
+}
