@@ -393,9 +393,10 @@ END_TEST
 struct model {
 	uint64_t ino, size, durable_size;
 	uint8_t *now, *durable; // MODEL_MAX bytes each; zeros beyond the size
-	struct extent named[MODEL_EXTENTS]; // written extents of the durable state
+	struct extent named[MODEL_EXTENTS]; // extents of the durable state
 	unsigned n_named;
 	unsigned seed;
+	uint64_t txn; // that was open after the last commit
 };
 
 // Offsets and lengths near block borders, small and large.
@@ -471,7 +472,8 @@ static void check_seek(const struct model *m)
 			data = m->size;
 		ck_assert_uint_gt(data, hole);
 		for (uint64_t i = hole; i < data; i++)
-			ck_assert_msg(m->now[i] == 0, "byte %llu is data in a hole", (unsigned long long)i);
+			if (m->now[i] != 0)
+				ck_abort_msg("byte %llu is data in a hole", (unsigned long long)i);
 		at = data;
 	}
 }
@@ -485,9 +487,9 @@ static void check_not_overwritten(const struct model *m)
 		for (unsigned x = 0; e->op == TESTDEV_WRITE && x < m->n_named; x++) {
 			uint64_t start = blk_to_bytes(m->named[x].phys_blk), end = start + blk_to_bytes(m->named[x].len_blk);
 
-			ck_assert_msg(m->named[x].unwritten || e->off_bytes >= end || e->off_bytes + e->len_bytes <= start,
-			              "a write at %llu hits a durable extent at %llu", (unsigned long long)e->off_bytes,
-			              (unsigned long long)start);
+			if (!m->named[x].unwritten && e->off_bytes < end && e->off_bytes + e->len_bytes > start)
+				ck_abort_msg("a write at %llu hits a durable extent at %llu", (unsigned long long)e->off_bytes,
+				             (unsigned long long)start);
 		}
 	}
 }
@@ -517,9 +519,16 @@ static void check_power_failure(struct model *m)
 	ft_end(&after);
 }
 
+// The volume may commit by itself when its log is long. Then what the model takes for the durable state is too old.
+static bool nobody_committed(const struct model *m)
+{
+	return txn_open_id(t.vol) == m->txn;
+}
+
 static void commit(struct model *m)
 {
 	ck_assert_int_eq(fs_fsync(t.fs, m->ino), 0);
+	m->txn = txn_open_id(t.vol);
 	memcpy(m->durable, m->now, MODEL_MAX);
 	m->durable_size = m->size;
 	m->n_named = ft_extents(&t, m->ino, m->named, MODEL_EXTENTS);
@@ -530,6 +539,7 @@ static void commit(struct model *m)
 START_TEST(random_changes_against_a_model)
 {
 	struct model *m = calloc(1, sizeof(*m));
+	unsigned n_checked = 0;
 
 	m->seed = vt_seed(20240607 + (unsigned)_i);
 	m->now = calloc(1, MODEL_MAX);
@@ -545,12 +555,17 @@ START_TEST(random_changes_against_a_model)
 			check_seek(m);
 		if (vt_rand(&m->seed) % 8 != 0)
 			continue;
-		check_not_overwritten(m);
-		if (vt_rand(&m->seed) % 6 == 0)
-			check_power_failure(m);
+		testdev_record(t.dev, false);
+		if (nobody_committed(m)) {
+			n_checked++;
+			check_not_overwritten(m);
+			if (vt_rand(&m->seed) % 6 == 0)
+				check_power_failure(m);
+		}
 		commit(m);
 	}
 	testdev_record(t.dev, false);
+	ck_assert_uint_gt(n_checked, 20);
 	ft_check(&t);
 	ft_expect(&t, m->ino, m->now, m->size);
 	ft_unmount(&t);

@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: MIT
+// Changing the data of a file: which blocks are written where, and how the map follows. See change.h for the steps.
+#include "fs/change.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define QUERY_BATCH 32u
+
+// ---- what is there now ----
+
+static void add_seg(struct change *c, const struct seg *seg)
+{
+	struct seg *last = c->n_segs > 0 ? &c->segs[c->n_segs - 1] : NULL;
+
+	if (last != NULL && last->kind == seg->kind && last->replaces == seg->replaces &&
+	    last->off_blk + last->len_blk == seg->off_blk &&
+	    (seg->kind == SEG_NEW || last->phys_blk + last->len_blk == seg->phys_blk)) {
+		last->len_blk += seg->len_blk;
+		return;
+	}
+	VERIFY(c->n_segs < CHANGE_MAX_SEGS);
+	c->segs[c->n_segs++] = *seg;
+}
+
+static void add_hole(struct change *c, uint64_t off_blk, uint64_t len_blk)
+{
+	if (len_blk > 0)
+		add_seg(c, &(struct seg){ .off_blk = off_blk, .len_blk = len_blk, .kind = SEG_NEW });
+}
+
+// A written extent: its fresh parts stay where they are, the others move.
+static void add_written(struct change *c, const struct extent *ext)
+{
+	uint64_t open_id = c->in->ws != NULL ? txn_open_id(c->fs->vol) : 0;
+	uint64_t done = 0, span;
+	bool fresh;
+
+	for (; done < ext->len_blk; done += span) {
+		span = wstate_fresh_span(c->in->ws, open_id, ext->phys_blk + done, ext->len_blk - done, &fresh);
+		add_seg(c, &(struct seg){
+			.off_blk = ext->off_blk + done,
+			.phys_blk = fresh ? ext->phys_blk + done : 0,
+			.len_blk = span,
+			.kind = fresh ? SEG_FRESH : SEG_NEW,
+			.replaces = !fresh,
+		});
+	}
+}
+
+static void note_old(struct change *c, const struct extent *ext, uint64_t blk)
+{
+	if (blk >= ext->off_blk && blk - ext->off_blk < ext->len_blk && c->n_old < CHANGE_MAX_OLD)
+		c->old[c->n_old++] = (struct run){ blk, ext->phys_blk + (blk - ext->off_blk) };
+}
+
+// Adds segments for [first, first + n) as the map is now. Store lock held.
+static int map_locked(struct change *c, uint64_t first, uint64_t n)
+{
+	uint64_t at = first, end = first + n;
+	struct extent ext[QUERY_BATCH];
+	unsigned n_ext;
+	int r;
+
+	do {
+		r = extmap_query(c->fs->vol, c->in->ino, at, end - at, ext, QUERY_BATCH, &n_ext);
+		if (r != 0)
+			return r;
+		for (unsigned i = 0; i < n_ext; i++) {
+			const struct extent *e = &ext[i];
+
+			add_hole(c, at, e->off_blk - at);
+			at = e->off_blk + e->len_blk;
+			if (e->unwritten) {
+				add_seg(c, &(struct seg){ e->off_blk, e->phys_blk, e->len_blk, SEG_UNWRITTEN, false, false });
+				continue;
+			}
+			add_written(c, e);
+			note_old(c, e, first);
+			if (n > 1)
+				note_old(c, e, end - 1);
+		}
+	} while (n_ext == QUERY_BATCH && at < end);
+	add_hole(c, at, end - at);
+	return 0;
+}
+
+// The device block behind the one that holds file block blk - 1: a good place for what follows. Store lock held.
+static int find_goal(struct change *c, uint64_t blk)
+{
+	struct extent ext;
+	unsigned n = 0;
+	int r = 0;
+
+	if (blk > 0)
+		r = extmap_query(c->fs->vol, c->in->ino, blk - 1, 1, &ext, 1, &n);
+	c->goal_blk = r == 0 && n == 1 ? ext.phys_blk + 1 : 0;
+	return r;
+}
+
+static int load_inline(struct change *c)
+{
+	size_t len;
+	int r;
+
+	if (c->row.size_bytes == 0)
+		return 0; // an empty file has no row in table inline
+	r = inline_get(c->fs->st, c->in->ino, c->inline_data, sizeof(c->inline_data), &len);
+	return r == -ENOENT || (r == 0 && len != c->row.size_bytes) ? -EUCLEAN : r;
+}
+
+int change_load(struct change *c, struct fs *fs, struct inode *in, uint64_t off_blk, uint64_t len_blk)
+{
+	int r;
+
+	c->fs = fs;
+	c->in = in;
+	c->buf = NULL;
+	c->off = c->end = 0;
+	c->goal_blk = 0;
+	c->convert = false;
+	c->n_segs = c->n_edges = c->n_old = 0;
+	if (fs->vol->read_only || atomic_load(&fs->vol->failed) != 0)
+		return -EROFS;
+	store_lock(fs->st);
+	r = inode_get(fs->st, in->ino, &c->row);
+	if (r == 0)
+		r = fs_check_regular(&c->row);
+	if (r == 0 && (c->row.flags & INODE_INLINE) != 0)
+		r = load_inline(c);
+	else if (r == 0 && len_blk > 0) {
+		r = map_locked(c, off_blk, len_blk);
+		if (r == 0)
+			r = find_goal(c, off_blk);
+	}
+	store_unlock(fs->st);
+	return r;
+}
+
+int change_convert(struct change *c, uint64_t off_blk, uint64_t len_blk)
+{
+	c->convert = true;
+	if (c->row.size_bytes > 0 && (off_blk > 0 || len_blk == 0)) {
+		add_hole(c, 0, 1);
+		add_hole(c, off_blk, len_blk);
+		return change_edge(c, 0);
+	}
+	add_hole(c, off_blk, len_blk);
+	return 0;
+}
+
+// ---- blocks that are composed ----
+
+static uint64_t old_phys(const struct change *c, uint64_t blk)
+{
+	for (unsigned i = 0; i < c->n_old; i++)
+		if (c->old[i].start_blk == blk)
+			return c->old[i].len_blk;
+	return 0; // block 0 of the volume is a superblock: no file has it
+}
+
+int change_edge(struct change *c, uint64_t blk)
+{
+	uint64_t base = blk_to_bytes(blk);
+	uint64_t valid = c->row.size_bytes > base ? min_u64(c->row.size_bytes - base, BLK_SIZE) : 0;
+	uint64_t from = c->buf != NULL ? max_u64(c->off, base) : 0;
+	uint64_t to = c->buf != NULL ? min_u64(c->end, base + BLK_SIZE) : 0;
+	uint8_t *data = c->edges[c->n_edges].data;
+	int r = 0;
+
+	ASSERT(c->n_edges < CHANGE_MAX_EDGES);
+	memset(data, 0, BLK_SIZE);
+	if (c->row.flags & INODE_INLINE)
+		memcpy(data, c->inline_data, blk == 0 ? valid : 0);
+	else if (valid > 0 && old_phys(c, blk) != 0 && !(from == base && to >= base + valid))
+		r = fs_data_read(c->fs, c->in->ino, base, blk_to_bytes(old_phys(c, blk)), data, valid);
+	if (r != 0)
+		return r;
+	if (from < to)
+		memcpy(data + (from - base), c->buf + (from - c->off), to - from);
+	c->edges[c->n_edges++].blk = blk;
+	return 0;
+}
+
+int change_zero(struct change *c, uint64_t from, uint64_t to)
+{
+	uint64_t blk = bytes_to_blk_down(from);
+	struct extent ext;
+	unsigned n;
+	int r;
+
+	store_lock(c->fs->st);
+	r = extmap_query(c->fs->vol, c->in->ino, blk, 1, &ext, 1, &n);
+	store_unlock(c->fs->st);
+	if (r != 0 || n == 0 || ext.unwritten)
+		return r;
+	add_written(c, &ext);
+	note_old(c, &ext, blk);
+	r = change_edge(c, blk);
+	if (r == 0)
+		memset(c->edges[c->n_edges - 1].data + (from - blk_to_bytes(blk)), 0, to - from);
+	return r;
+}
+
+// ---- new blocks ----
+
+bool change_only_replaces(const struct change *c)
+{
+	for (unsigned i = 0; i < c->n_segs; i++)
+		if (c->segs[i].kind == SEG_NEW && !c->segs[i].replaces)
+			return false;
+	return true;
+}
+
+// Overwriting existing blocks gives as many back when the transaction is durable, so it may borrow from the reserve, as long
+// as half of it stays for the metadata.
+static bool may_borrow(const struct change *c, uint64_t want)
+{
+	struct alloc_stats stats;
+
+	if (!change_only_replaces(c))
+		return false;
+	alloc_get_stats(c->fs->vol->alloc, &stats);
+	return stats.free_blk >= want + stats.reserve_blk / 2;
+}
+
+static int get_blocks(struct change *c, enum change_space space, uint64_t want, struct runlist *out)
+{
+	struct inode_wstate *ws = inode_wstate(c->fs, c->in);
+	struct alloc_stream *stream = ws != NULL ? &ws->stream : NULL;
+	struct alloc *a = c->fs->vol->alloc;
+	struct alloc_req req = { .goal_blk = c->goal_blk, .want_blk = want, .locality = c->in->locality };
+	int r;
+
+	r = alloc_get(a, stream, &req, out);
+	if (r == -ENOSPC && fs_reclaim(c->fs))
+		r = alloc_get(a, stream, &req, out);
+	if (r == -ENOSPC && (space == CHANGE_RESERVE || may_borrow(c, want))) {
+		req.flags = ALLOC_USE_RESERVE;
+		r = alloc_get(a, stream, &req, out);
+	}
+	if (r == -ENOSPC && c->buf != NULL) { // a write may be short, everything else is all or nothing
+		req.flags = ALLOC_PARTIAL;
+		r = alloc_get(a, stream, &req, out);
+	}
+	return r;
+}
+
+static void cut_at(struct change *c, unsigned i, uint64_t blk)
+{
+	c->n_segs = i;
+	if (c->end > blk_to_bytes(blk))
+		c->end = blk_to_bytes(blk);
+}
+
+// Hands the runs to the segments in file order. A segment that needs several runs is split; when the runs end, so does the change.
+static void hand_out(struct change *c, const struct runlist *runs)
+{
+	uint32_t next = 0;
+	uint64_t used = 0; // of runs[next]
+
+	for (unsigned i = 0; i < c->n_segs; i++) {
+		struct seg *seg = &c->segs[i];
+		uint64_t have;
+
+		if (seg->kind != SEG_NEW)
+			continue;
+		if (next == runs->n) {
+			cut_at(c, i, seg->off_blk);
+			return;
+		}
+		have = runs->runs[next].len_blk - used;
+		if (have < seg->len_blk) {
+			VERIFY(c->n_segs < CHANGE_MAX_SEGS);
+			memmove(seg + 2, seg + 1, (c->n_segs - i - 1) * sizeof(*seg));
+			c->n_segs++;
+			seg[1] = *seg;
+			seg[1].off_blk += have;
+			seg[1].len_blk -= have;
+			seg->len_blk = have;
+		}
+		seg->phys_blk = runs->runs[next].start_blk + used;
+		seg->taken = true;
+		used += seg->len_blk;
+		if (used == runs->runs[next].len_blk) {
+			next++;
+			used = 0;
+		}
+	}
+}
+
+int change_alloc(struct change *c, enum change_space space)
+{
+	struct runlist runs = { 0 };
+	uint64_t want = 0;
+	int r;
+
+	for (unsigned i = 0; i < c->n_segs; i++)
+		want += c->segs[i].kind == SEG_NEW ? c->segs[i].len_blk : 0;
+	if (want == 0)
+		return 0;
+	r = get_blocks(c, space, want, &runs);
+	if (r == 0)
+		hand_out(c, &runs);
+	else if (r == -ENOSPC && c->buf != NULL && c->segs[0].kind != SEG_NEW) {
+		// What can be overwritten in place still can be written.
+		hand_out(c, &runs);
+		r = 0;
+	}
+	runlist_free(&runs);
+	return r;
+}
+
+void change_drop(struct change *c)
+{
+	for (unsigned i = 0; i < c->n_segs; i++) {
+		struct seg *seg = &c->segs[i];
+
+		if (seg->taken && alloc_put(c->fs->vol->alloc, seg->phys_blk, seg->len_blk) == 0)
+			seg->taken = false;
+	}
+	c->n_segs = 0;
+}
+
+// ---- writing ----
+
+static const struct change_edge *edge_at_or_after(const struct change *c, uint64_t blk)
+{
+	const struct change_edge *best = NULL;
+
+	for (unsigned i = 0; i < c->n_edges; i++)
+		if (c->edges[i].blk >= blk && (best == NULL || c->edges[i].blk < best->blk))
+			best = &c->edges[i];
+	return best;
+}
+
+// One run on the device: composed blocks from the edges, all others straight from the caller's buffer.
+static int write_run(struct change *c, uint64_t off_blk, uint64_t phys_blk, uint64_t len_blk)
+{
+	struct iovec iov[2 * CHANGE_MAX_EDGES + 1];
+	uint64_t at = off_blk, end = off_blk + len_blk;
+	int n = 0;
+
+	while (at < end) {
+		const struct change_edge *edge = edge_at_or_after(c, at);
+		uint64_t upto = edge != NULL ? min_u64(edge->blk, end) : end;
+
+		if (upto == at) {
+			iov[n++] = (struct iovec){ (void *)edge->data, BLK_SIZE };
+			at++;
+			continue;
+		}
+		iov[n++] = (struct iovec){ (void *)(c->buf + (blk_to_bytes(at) - c->off)), blk_to_bytes(upto - at) };
+		at = upto;
+	}
+	return fs_data_write(c->fs, c->in->ino, off_blk, iov, n, phys_blk);
+}
+
+static int write_all(struct change *c)
+{
+	uint64_t off, phys, len;
+	unsigned i = 0;
+	int r = 0;
+
+	while (r == 0 && i < c->n_segs) {
+		off = c->segs[i].off_blk;
+		phys = c->segs[i].phys_blk;
+		len = c->segs[i].len_blk;
+		for (i++; i < c->n_segs && c->segs[i].off_blk == off + len && c->segs[i].phys_blk == phys + len; i++)
+			len += c->segs[i].len_blk;
+		r = write_run(c, off, phys, len);
+	}
+	return r;
+}
+
+static bool has_fresh(const struct change *c)
+{
+	for (unsigned i = 0; i < c->n_segs; i++)
+		if (c->segs[i].kind == SEG_FRESH)
+			return true;
+	return false;
+}
+
+int change_begin(struct change *c, enum txn_kind kind)
+{
+	bool in_handle = has_fresh(c); // otherwise nobody has to wait for this I/O to close the transaction
+	int r = 0;
+
+	if (!in_handle)
+		r = write_all(c);
+	if (r == 0)
+		r = fs_join(c->fs, kind, &c->txn);
+	if (r != 0)
+		goto out;
+	if (in_handle)
+		r = c->in->ws->fresh_txn == c->txn ? write_all(c) : -EAGAIN;
+	if (r == 0) {
+		store_lock(c->fs->st);
+		// Everything but data, size and map may have changed since it was loaded.
+		r = inode_get(c->fs->st, c->in->ino, &c->row);
+		if (r == 0)
+			return 0;
+		store_unlock(c->fs->st);
+	}
+	txn_end(c->fs->vol);
+out:
+	change_drop(c);
+	return r;
+}
+
+static int apply_seg(struct change *c, struct seg *seg)
+{
+	struct volume *vol = c->fs->vol;
+	struct extent ext = { seg->off_blk, seg->phys_blk, seg->len_blk, false };
+	uint64_t removed = 0;
+	bool more;
+	int r = 0;
+
+	switch (seg->kind) {
+	case SEG_FRESH:
+		return 0;
+	case SEG_UNWRITTEN:
+		return extmap_set_unwritten(vol, c->in->ino, seg->off_blk, seg->len_blk, false);
+	case SEG_NEW:
+		break;
+	}
+	if (seg->replaces)
+		r = extmap_remove(vol, c->in->ino, seg->off_blk, seg->len_blk, 0, &more, &removed);
+	if (r == 0)
+		r = extmap_insert(vol, c->in->ino, &ext);
+	if (r != 0)
+		return r;
+	seg->taken = false;
+	c->row.blocks_blk -= min_u64(removed, c->row.blocks_blk);
+	c->row.blocks_blk += seg->len_blk;
+	return 0;
+}
+
+int change_apply(struct change *c)
+{
+	int r = 0;
+
+	if (c->convert) {
+		if (c->row.size_bytes > 0)
+			r = inline_delete(c->fs->st, c->in->ino);
+		c->row.flags &= ~(uint32_t)INODE_INLINE;
+	}
+	for (unsigned i = 0; r == 0 && i < c->n_segs; i++)
+		r = apply_seg(c, &c->segs[i]);
+	return r;
+}
+
+// What this change has written may be overwritten in place until the transaction closes.
+static void remember_fresh(struct change *c)
+{
+	struct inode_wstate *ws = inode_wstate(c->fs, c->in);
+
+	for (unsigned i = 0; ws != NULL && i < c->n_segs; i++)
+		if (c->segs[i].kind != SEG_FRESH)
+			wstate_add_fresh(ws, c->txn, c->segs[i].phys_blk, c->segs[i].len_blk);
+}
+
+int change_end(struct change *c, int err)
+{
+	if (err == 0)
+		err = inode_update(c->fs->st, &c->row);
+	store_unlock(c->fs->st);
+	if (c->n_segs > 0) {
+		txn_data_written(c->fs->vol);
+		if (err == 0)
+			remember_fresh(c);
+	}
+	inode_touch(c->fs, c->in->ino, c->txn);
+	txn_end(c->fs->vol);
+	if (err != 0)
+		change_drop(c);
+	return err;
+}

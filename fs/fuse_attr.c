@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+// FUSE operations on attributes, extended attributes and the volume's numbers.
+#include <errno.h>
+#include <linux/fuse.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+
+#include "fs/fuse_ops.h"
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct stat st;
+
+	(void)fi;
+	reply_attr(req, fs_getattr(fs_of(req), ino, &st), &st);
+}
+
+static unsigned set_bits(int to_set)
+{
+	static const struct {
+		int fuse;
+		unsigned ours;
+	} map[] = {
+		{ FUSE_SET_ATTR_MODE, FS_SET_MODE },
+		{ FUSE_SET_ATTR_UID, FS_SET_UID },
+		{ FUSE_SET_ATTR_GID, FS_SET_GID },
+		{ FUSE_SET_ATTR_SIZE, FS_SET_SIZE },
+		{ FUSE_SET_ATTR_ATIME, FS_SET_ATIME },
+		{ FUSE_SET_ATTR_MTIME, FS_SET_MTIME },
+		{ FUSE_SET_ATTR_ATIME_NOW, FS_SET_ATIME_NOW },
+		{ FUSE_SET_ATTR_MTIME_NOW, FS_SET_MTIME_NOW },
+		{ FUSE_SET_ATTR_CTIME, FS_SET_CTIME },
+	};
+	unsigned bits = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(map); i++)
+		if ((to_set & map[i].fuse) != 0)
+			bits |= map[i].ours;
+	return bits;
+}
+
+// If clearing setuid and setgid is ours, a chown says so by being one, also one that changes neither owner nor group (then nothing is
+// set at all); a truncation has a flag, which libfuse hands on without a name of its own.
+static bool must_kill_suidgid(fuse_req_t req, unsigned set, int to_set)
+{
+	if (!transport_handles_killpriv(session_of(req)->transport))
+		return false;
+	return (set & (FS_SET_UID | FS_SET_GID)) != 0 || (set & ~(unsigned)FS_SET_CTIME) == 0 || (to_set & FATTR_KILL_SUIDGID) != 0;
+}
+
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+	struct fs_setattr change = {
+		.set = set_bits(to_set),
+		.mode = attr->st_mode,
+		.uid = attr->st_uid,
+		.gid = attr->st_gid,
+		.size_bytes = (uint64_t)attr->st_size,
+		.atime = attr->st_atim,
+		.mtime = attr->st_mtim,
+		.ctime = attr->st_ctim,
+	};
+	struct stat st;
+
+	(void)fi;
+	change.kill_suidgid = must_kill_suidgid(req, change.set, to_set);
+	reply_attr(req, fs_setattr(fs_of(req), ino, &change, &st), &st);
+}
+
+void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct statvfs st;
+	int rc = fs_statfs(fs_of(req), &st);
+
+	(void)ino;
+	if (rc != 0)
+		reply_status(req, rc);
+	else
+		fuse_reply_statfs(req, &st);
+}
+
+// ---- extended attributes ----
+
+// The kernel enforces ACLs only for a filesystem that keeps them in step with the mode, which this one does not do yet. To store
+// what nobody enforces would be a promise not kept.
+static bool is_acl(const char *name) { return strncmp(name, "system.posix_acl_", 17) == 0; }
+
+void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
+{
+	reply_status(req, is_acl(name) ? -EOPNOTSUPP : fs_setxattr(fs_of(req), ino, name, value, size, flags));
+}
+
+void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	reply_status(req, is_acl(name) ? -EOPNOTSUPP : fs_removexattr(fs_of(req), ino, name));
+}
+
+// Replies with `len` bytes of buf, or with the length alone if the caller has asked for that (size 0).
+static void reply_xattr(fuse_req_t req, int rc, const char *buf, size_t size, size_t len)
+{
+	if (rc != 0)
+		reply_status(req, rc);
+	else if (size == 0)
+		fuse_reply_xattr(req, len);
+	else
+		fuse_reply_buf(req, buf, len);
+}
+
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	char *buf = size > 0 ? malloc(size) : NULL;
+	size_t len = 0;
+	int rc;
+
+	if (is_acl(name))
+		rc = -EOPNOTSUPP;
+	else if (size > 0 && buf == NULL)
+		rc = -ENOMEM;
+	else
+		rc = fs_getxattr(fs_of(req), ino, name, buf, size, &len);
+	reply_xattr(req, rc, buf, size, len);
+	free(buf);
+}
+
+void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	char *buf = size > 0 ? malloc(size) : NULL;
+	size_t len = 0;
+	int rc = -ENOMEM;
+
+	if (size == 0 || buf != NULL)
+		rc = fs_listxattr(fs_of(req), ino, buf, size, &len);
+	reply_xattr(req, rc, buf, size, len);
+	free(buf);
+}

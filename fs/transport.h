@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// Moving requests between the kernel and libfuse: who reads /dev/fuse, on which thread, and what is put right on the way.
+//
+// libfuse mounts, parses requests and builds replies; everything between its session and the kernel goes through here. That has
+// three reasons: the number of threads and their sleeping decide how fast a small request is answered; the INIT exchange can be given
+// flags that the library does not know; and another way to the kernel (FUSE over io_uring) can take the place of this one.
+//
+// Owner:  the daemon. Create it after fuse_session_mount(), destroy it before fuse_session_destroy().
+// Lock:   none needed by callers; create, start, stop and destroy belong to one thread.
+// Errors: 0 or a negative errno.
+//
+// R1  Every request is processed on one thread from reading to replying; a request that can block for long never keeps the others from
+//     being read, as long as fewer than max_threads are blocked.
+// R2  The session's userdata points to an object whose first member is the `struct transport *`.
+// R3  SIGUSR1 belongs to the transport: it wakes its threads at the end.
+// R4  For a WRITE, fuse_file_info.fh is not a file handle (this filesystem has none) but TRANSPORT_FH_* bits of the request.
+#ifndef HYBRIDFS_FS_TRANSPORT_H
+#define HYBRIDFS_FS_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/attr.h"
+
+struct fuse_session;
+struct transport;
+
+// The writer lacks CAP_FSETID: clear setuid and setgid (FUSE_WRITE_KILL_SUIDGID; only with transport_handles_killpriv()).
+#define TRANSPORT_FH_KILL_SUIDGID (UINT64_C(1) << 0)
+
+#define TRANSPORT_MAX_WRITE (1u << 20) // bytes of data in one request
+
+struct transport_opts {
+	unsigned max_threads; // 1 … 256; each costs TRANSPORT_MAX_WRITE of address space and, while it has had writes, of memory
+};
+
+int transport_create(struct fuse_session *se, const struct transport_opts *opts, struct transport **out) ATTR_MUST_USE;
+
+// Starts serving and returns.
+int transport_start(struct transport *t) ATTR_MUST_USE;
+
+// Becomes readable (poll) when the session has ended: unmounted, aborted, or broken.
+int transport_ended_fd(const struct transport *t);
+
+// Asks the threads to leave although the session has not ended. They finish what they are at; transport_destroy() waits for them.
+void transport_stop(struct transport *t);
+
+// Waits for the threads and frees everything. NULL is allowed. Answers the error that ended the session, or 0.
+int transport_destroy(struct transport *t);
+
+// Whether the kernel leaves the clearing of setuid, setgid and file capabilities to us (FUSE_HANDLE_KILLPRIV_V2, Linux 5.12).
+bool transport_handles_killpriv(const struct transport *t);
+
+#endif

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+// Single operations that no everyday program does, for the scripts of this folder. Exit status 0, or 1 with the error on stderr.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "block/superblock.h"
+#include "util/attr.h"
+
+#define PAGE 4096
+
+static int complain(const char *what)
+{
+	fprintf(stderr, "fsop: %s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+static int wrong(const char *what)
+{
+	fprintf(stderr, "fsop: %s\n", what);
+	return 1;
+}
+
+static int op_rename(char **arg)
+{
+	unsigned flags = strcmp(arg[2], "exchange") == 0 ? RENAME_EXCHANGE
+	                 : strcmp(arg[2], "noreplace") == 0 ? RENAME_NOREPLACE : (unsigned)strtoul(arg[2], NULL, 0);
+
+	return renameat2(AT_FDCWD, arg[0], AT_FDCWD, arg[1], flags) < 0 ? complain(arg[1]) : 0;
+}
+
+// Writes every other page of three through a mapping, and sees that read(2) sees it and the untouched page is zeros.
+static int op_mmap(char **arg)
+{
+	int fd = open(arg[0], O_RDWR | O_CREAT | O_TRUNC, 0644);
+	char page[PAGE], zeros[PAGE] = { 0 };
+	char *map;
+
+	if (fd < 0 || ftruncate(fd, 3 * PAGE) < 0)
+		return complain(arg[0]);
+	map = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return complain("mmap");
+	memset(map, 'a', PAGE);
+	memset(map + 2 * PAGE, 'c', PAGE);
+	if (pread(fd, page, PAGE, 2 * PAGE) != PAGE || memcmp(page, map + 2 * PAGE, PAGE) != 0)
+		return wrong("read does not see what was written through the mapping");
+	if (pread(fd, page, PAGE, PAGE) != PAGE || memcmp(page, zeros, PAGE) != 0)
+		return wrong("an untouched page is not zeros");
+	if (pwrite(fd, "x", 1, 0) != 1 || map[0] != 'x')
+		return wrong("the mapping does not see what was written");
+	return munmap(map, 3 * PAGE) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+// Direct and buffered accesses of one file see each other.
+static int op_direct(char **arg)
+{
+	int direct = open(arg[0], O_RDWR | O_CREAT | O_TRUNC | O_DIRECT, 0644), cached = open(arg[0], O_RDWR);
+	char *buf, page[PAGE];
+
+	if (direct < 0 || cached < 0 || posix_memalign((void **)&buf, PAGE, PAGE) != 0)
+		return complain(arg[0]);
+	for (int i = 0; i < 32; i++) {
+		memset(buf, 'a' + i % 26, PAGE);
+		if (pwrite(direct, buf, PAGE, (off_t)i * PAGE) != PAGE)
+			return complain("direct write");
+		if (pread(cached, page, PAGE, (off_t)i * PAGE) != PAGE || memcmp(page, buf, PAGE) != 0)
+			return wrong("a cached read does not see the direct write");
+		memset(page, 'A' + i % 26, PAGE);
+		if (pwrite(cached, page, PAGE, (off_t)i * PAGE) != PAGE)
+			return complain("cached write");
+		if (pread(direct, buf, PAGE, (off_t)i * PAGE) != PAGE || memcmp(page, buf, PAGE) != 0)
+			return wrong("a direct read does not see the cached write");
+	}
+	free(buf);
+	return close(direct) < 0 || close(cached) < 0 ? complain(arg[0]) : 0;
+}
+
+// Appends N lines of one letter and a number, each by one write.
+static int op_append(char **arg)
+{
+	int fd = open(arg[0], O_WRONLY | O_APPEND | O_CREAT, 0644);
+	char line[64];
+
+	if (fd < 0)
+		return complain(arg[0]);
+	for (int i = 0, n = atoi(arg[2]); i < n; i++) {
+		int len = snprintf(line, sizeof(line), "%s %d %.*s\n", arg[1], i, i % 30, "..............................");
+
+		if (write(fd, line, (size_t)len) != len)
+			return complain("append");
+	}
+	return close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+// Makes N files, then walks the directory once and deletes each file when it is seen. Every one must be seen exactly once.
+static int op_readdir_delete(char **arg)
+{
+	int n = atoi(arg[1]), seen = 0, fd;
+	char name[32];
+	bool *was = calloc((size_t)n, sizeof(*was));
+	struct dirent *e;
+	DIR *dir;
+
+	if (was == NULL || chdir(arg[0]) < 0)
+		return complain(arg[0]);
+	for (int i = 0; i < n; i++) {
+		snprintf(name, sizeof(name), "file-%d", i);
+		fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0644);
+		if (fd < 0 || close(fd) < 0)
+			return complain(name);
+	}
+	dir = opendir(".");
+	if (dir == NULL)
+		return complain(arg[0]);
+	while ((e = readdir(dir)) != NULL) {
+		int i = -1;
+
+		if (sscanf(e->d_name, "file-%d", &i) != 1)
+			continue;
+		if (i < 0 || i >= n || was[i])
+			return wrong("a name was seen twice");
+		was[i] = true;
+		seen++;
+		if (unlink(e->d_name) < 0)
+			return complain(e->d_name);
+	}
+	closedir(dir);
+	free(was);
+	return seen == n ? 0 : wrong("a name was not seen");
+}
+
+// An open file without a name: can be written and read, and has no link.
+static int op_unlinked(char **arg)
+{
+	int fd = open(arg[0], O_RDWR | O_CREAT | O_EXCL, 0644);
+	char page[PAGE];
+	struct stat st;
+
+	memset(page, 'u', sizeof(page));
+	if (fd < 0 || write(fd, page, PAGE) != PAGE || unlink(arg[0]) < 0)
+		return complain(arg[0]);
+	if (access(arg[0], F_OK) == 0)
+		return wrong("the name is still there");
+	for (int i = 1; i < 512; i++)
+		if (pwrite(fd, page, PAGE, (off_t)i * PAGE) != PAGE)
+			return complain("write without a name");
+	if (fsync(fd) < 0 || fchmod(fd, 0600) < 0 || fstat(fd, &st) < 0)
+		return complain("without a name");
+	if (st.st_nlink != 0 || st.st_size != 512 * PAGE || pread(fd, page, 1, 511 * PAGE) != 1 || page[0] != 'u')
+		return wrong("the file without a name is not what was written");
+	return close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+// The first data and the first hole after an offset.
+static int op_seek(char **arg)
+{
+	int fd = open(arg[0], O_RDONLY);
+	off_t from = (off_t)strtoll(arg[1], NULL, 0), data, hole;
+
+	if (fd < 0)
+		return complain(arg[0]);
+	data = lseek(fd, from, SEEK_DATA);
+	hole = lseek(fd, from, SEEK_HOLE);
+	printf("%lld %lld\n", (long long)data, (long long)hole);
+	return close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+static int op_ioctl(char **arg)
+{
+	int fd = open(arg[0], O_RDONLY);
+
+	if (fd < 0)
+		return complain(arg[0]);
+	if (ioctl(fd, _IO('~', 1)) == 0 || errno != ENOTTY)
+		return complain("an unknown ioctl is not ENOTTY");
+	return close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+static int op_fsync(char **arg)
+{
+	int fd = open(arg[0], O_RDONLY);
+
+	return fd < 0 || fsync(fd) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+static int op_euid(char **arg)
+{
+	(void)arg;
+	printf("%ld\n", (long)geteuid());
+	return 0;
+}
+
+// Makes an image that a later version of the format might have written.
+static int op_set_version(char **arg)
+{
+	static struct superblock sb;
+	static unsigned char buf[SB_SIZE];
+	struct bdev *dev;
+	struct errmsg why = { "" };
+	int rc = bdev_open_file(arg[0], 0, 0, &dev, &why);
+
+	if (rc != 0 || sb_read(dev, &sb, NULL, &why) != 0)
+		return wrong(why.text);
+	sb.version = (uint32_t)atoi(arg[1]);
+	sb_encode(&sb, buf);
+	rc = bdev_write(dev, buf, SB_SIZE, SB_OFF_FIRST);
+	if (rc == 0)
+		rc = bdev_write(dev, buf, SB_SIZE, SB_OFF_SECOND);
+	if (rc == 0)
+		rc = bdev_write(dev, buf, SB_SIZE, sb.n_blks * 4096 - SB_SIZE);
+	bdev_close(dev);
+	return rc == 0 ? 0 : wrong(strerror(-rc));
+}
+
+static const struct {
+	const char *name;
+	int n_args;
+	int (*run)(char **arg);
+} ops[] = {
+	{ "append", 3, op_append },
+	{ "direct", 1, op_direct },
+	{ "euid", 0, op_euid },
+	{ "fsync", 1, op_fsync },
+	{ "ioctl", 1, op_ioctl },
+	{ "mmap", 1, op_mmap },
+	{ "readdir-delete", 2, op_readdir_delete },
+	{ "rename", 3, op_rename },
+	{ "seek", 2, op_seek },
+	{ "set-version", 2, op_set_version },
+	{ "unlinked", 1, op_unlinked },
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; argc >= 2 && i < ARRAY_LEN(ops); i++)
+		if (strcmp(argv[1], ops[i].name) == 0 && argc == 2 + ops[i].n_args)
+			return ops[i].run(argv + 2);
+	return wrong("unknown operation, or wrong number of arguments");
+}

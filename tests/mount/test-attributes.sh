@@ -1,0 +1,79 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Modes, owners, times in nanoseconds, extended attributes, special files, statfs.
+set -eu
+# shellcheck source=tests/mount/lib.sh
+. "$(dirname "$0")/lib.sh"
+require_fuse
+make_scratch
+format 64M
+mount_image
+cd "$mnt"
+
+touch -d '2031-05-06 07:08:09.123456789 UTC' file
+touch -a -d '1931-02-03 04:05:06.000000001 UTC' file
+ln -s nowhere link
+touch -h -d '2200-01-01 00:00:00.5 UTC' link
+mkdir dir
+chmod 1751 dir
+chmod 4711 file
+attributes() {
+	stat -c '%n %a %s %.9X %.9Y' file link
+	stat -c '%n %a' dir
+}
+want="file 4711 0 -1227902093.999999999 1935817689.123456789
+link 777 7 $(date -d '2200-01-01 UTC' +%s).500000000 $(date -d '2200-01-01 UTC' +%s).500000000
+dir 1751"
+same "$(attributes)" "$want" "attributes"
+
+# A change moves ctime, writing moves mtime, and both are seen at once.
+touch -d '2001-01-01' old
+echo text >>old
+[ "$(stat -c %Y old)" -gt 1600000000 ] || fail "mtime after writing"
+before=$(stat -c %z dir)
+sleep 0.02
+touch dir/entry
+[ "$(stat -c %z dir)" != "$before" ] || fail "times of a directory after a change in it"
+same "$(stat -c %s old)" 5 "size"
+
+if command -v setfattr >/dev/null; then
+	setfattr -n user.name -v value file
+	setfattr -n user.binary -v 0x00ff0a file
+	same "$(getfattr --only-values -n user.name file)" value "an extended attribute"
+	same "$(getfattr -d -e hex file | grep -c ^user.)" 2 "listing"
+	setfattr -n user.name -v other file
+	same "$(getfattr --only-values -n user.name file)" other "replaced"
+	setfattr -x user.binary file
+	if getfattr -n user.binary file >/dev/null 2>&1; then fail "a removed attribute"; fi
+	setfattr -n user.big -v "$(printf '%03000d' 1)" file
+	same "$(getfattr --only-values -n user.big file | wc -c)" 3000 "3000 bytes"
+	if setfattr -n system.posix_acl_access -v 0x02000000 file 2>"$scratch/err"; then fail "an ACL that nobody enforces"; fi
+	grep -q "not supported" "$scratch/err" || fail "ACL: $(cat "$scratch/err")"
+fi
+
+mkfifo fifo
+if [ "$(id -u)" = 0 ]; then
+	mknod null c 1 3
+	mknod block b 259 70000
+	same "$(stat -c '%F %Hr %Lr' block)" "block special file 259 70000" "device number"
+	echo gone >null
+	chown 12345:54321 file link -h
+	same "$(stat -c '%u:%g %a' file)" "12345:54321 711" "chown, which clears setuid"
+fi
+[ -p fifo ] || fail "fifo"
+same "$(stat -f -c '%l %S' .)" "255 4096" "statfs"
+"$FSOP" ioctl file || fail "ioctl"
+cp --reflink=auto old copy
+cmp old copy || fail "cp"
+
+cd /
+unmount_image
+check_image
+mount_image
+cd "$mnt"
+[ "$(id -u)" != 0 ] || want=$(echo "$want" | sed 's/4711/711/')
+same "$(attributes)" "$want" "attributes after a remount"
+[ -p fifo ] || fail "fifo after a remount"
+! command -v getfattr >/dev/null || same "$(getfattr --only-values -n user.name file)" other "an extended attribute after a remount"
+cd /
+finish

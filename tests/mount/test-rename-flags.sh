@@ -1,0 +1,51 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# rename(2) and the flags of renameat2(2).
+set -eu
+# shellcheck source=tests/mount/lib.sh
+. "$(dirname "$0")/lib.sh"
+require_fuse
+make_scratch
+format 64M
+mount_image
+cd "$mnt"
+
+refused() {
+	if "$FSOP" rename "$1" "$2" "$3" 2>"$scratch/err"; then fail "rename $1 $2 $3"; fi
+	grep -q "$4" "$scratch/err" || fail "rename $1 $2 $3: $(cat "$scratch/err")"
+}
+
+echo a >a
+echo b >b
+mkdir d e d/sub
+touch e/file
+refused a b noreplace "File exists"
+"$FSOP" rename a new noreplace
+same "$(cat new)" a "noreplace"
+mv new a
+"$FSOP" rename a b exchange
+same "$(cat a)$(cat b)" ba "exchange of files"
+"$FSOP" rename a d exchange
+same "$(cat d)" b "exchange of a file and a directory"
+[ -d a/sub ] || fail "exchange of a file and a directory"
+"$FSOP" rename a d exchange
+"$FSOP" rename d/sub e exchange
+[ -f d/sub/file ] && [ -d e ] || fail "exchange across directories"
+same "$(stat -c %h d)" 3 "links of a directory after an exchange"
+refused a missing exchange "No such file"
+refused a b 1024 "Invalid argument"
+
+refused d d/sub 0 "Invalid argument" # into itself
+refused a d 0 "Is a directory"
+refused d a 0 "Not a directory"
+refused e d 0 "Directory not empty"
+mv -T e d/sub/moved
+[ -d d/sub/moved/.. ] && [ ! -e e ] || fail "mv of a directory"
+"$FSOP" rename a b 0
+same "$(cat b)" b "replacing"
+[ ! -e a ] || fail "the old name is still there"
+cd /
+finish
+mount_image
+same "$(cd "$mnt" && find . | sort | tr '\n' ' ')" ". ./b ./d ./d/sub ./d/sub/file ./d/sub/moved " "after a remount"
+finish
