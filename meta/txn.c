@@ -284,6 +284,11 @@ static int commit_one(struct volume *vol)
 	return 0;
 }
 
+static bool log_is_long(struct volume *vol)
+{
+	return dbvfs_wal_end_bytes(vol->vfs) > sysfile_capacity_bytes(&vol->files, SYSFILE_WAL) / 2;
+}
+
 // Lock held; returns with it held. Becomes the leader, or waits until the present one has done one.
 static void lead_or_wait(struct volume *vol)
 {
@@ -299,8 +304,8 @@ static void lead_or_wait(struct volume *vol)
 	pthread_mutex_lock(&m->lock);
 	m->committing = false;
 	pthread_cond_broadcast(&m->durable_cv);
-	if (dbvfs_wal_end_bytes(vol->vfs) > sysfile_capacity_bytes(&vol->files, SYSFILE_WAL) / 2) {
-		m->kicked = true;
+	if (log_is_long(vol) && !m->restart_wanted) {
+		m->kicked = true; // for a checkpoint
 		pthread_cond_signal(&m->thread_cv);
 	}
 }
@@ -474,7 +479,7 @@ static void *background(void *arg)
 			lead_or_wait(vol);
 		if (atomic_load(&vol->failed) != 0)
 			continue;
-		if (dbvfs_wal_end_bytes(vol->vfs) > sysfile_capacity_bytes(&vol->files, SYSFILE_WAL) / 2 && !m->restart_wanted) {
+		if (log_is_long(vol) && !m->restart_wanted) {
 			pthread_mutex_unlock(&m->lock);
 			(void)checkpoint(vol);
 			pthread_mutex_lock(&m->lock);
