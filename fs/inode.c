@@ -328,6 +328,20 @@ int64_t inode_clock_s(void)
 	return ts.tv_sec;
 }
 
+static void list_push_locked(struct inode_table *table, struct inode_wstate *ws)
+{
+	ws->newer = NULL;
+	ws->older = table->newest;
+	*(ws->older != NULL ? &ws->older->newer : &table->idlest) = ws;
+	table->newest = ws;
+}
+
+static void list_drop_locked(struct inode_table *table, struct inode_wstate *ws)
+{
+	*(ws->newer != NULL ? &ws->newer->older : &table->newest) = ws->older;
+	*(ws->older != NULL ? &ws->older->newer : &table->idlest) = ws->newer;
+}
+
 struct inode_wstate *inode_wstate(struct fs *fs, struct inode *in)
 {
 	struct inode_table *table = &fs->inodes;
@@ -343,46 +357,36 @@ struct inode_wstate *inode_wstate(struct fs *fs, struct inode *in)
 		in->ws = ws;
 	}
 	pthread_mutex_lock(&table->list_lock);
+	if (!is_new)
+		list_drop_locked(table, ws);
 	ws->used_s = inode_clock_s();
-	if (is_new) {
-		ws->next = table->writers;
-		if (ws->next != NULL)
-			ws->next->prev = ws;
-		table->writers = ws;
-	}
+	list_push_locked(table, ws);
 	pthread_mutex_unlock(&table->list_lock);
 	return ws;
 }
 
 void inode_end_wstate(struct fs *fs, struct inode *in)
 {
-	struct inode_table *table = &fs->inodes;
 	struct inode_wstate *ws = in->ws;
 
 	if (ws == NULL)
 		return;
 	in->ws = NULL;
-	pthread_mutex_lock(&table->list_lock);
-	if (ws->prev != NULL)
-		ws->prev->next = ws->next;
-	else
-		table->writers = ws->next;
-	if (ws->next != NULL)
-		ws->next->prev = ws->prev;
-	pthread_mutex_unlock(&table->list_lock);
+	pthread_mutex_lock(&fs->inodes.list_lock);
+	list_drop_locked(&fs->inodes, ws);
+	pthread_mutex_unlock(&fs->inodes.list_lock);
 	alloc_stream_end(&ws->stream);
 	free(ws);
 }
 
 unsigned inode_idle_writers(struct fs *fs, int64_t before_s, uint64_t *inos, unsigned max)
 {
+	const struct inode_wstate *ws;
 	unsigned n = 0;
 
 	pthread_mutex_lock(&fs->inodes.list_lock);
-	for (const struct inode_wstate *ws = fs->inodes.writers; ws != NULL && n < max; ws = ws->next) {
-		if (ws->used_s < before_s)
-			inos[n++] = ws->ino;
-	}
+	for (ws = fs->inodes.idlest; ws != NULL && ws->used_s < before_s && n < max; ws = ws->newer)
+		inos[n++] = ws->ino;
 	pthread_mutex_unlock(&fs->inodes.list_lock);
 	return n;
 }

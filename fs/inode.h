@@ -36,9 +36,9 @@ struct inode_wstate {
 	uint64_t fresh_txn; // see I3; of no use once another transaction is open
 	struct run fresh[INODE_FRESH_MAX];
 	unsigned n_fresh, oldest; // `oldest` is replaced when the list is full
-	int64_t used_s;           // monotonic time of the last use, protected by the table's list_lock as is the rest
+	int64_t used_s;           // monotonic time of the last use; changed with list_lock and the data lock held
 	uint64_t ino;
-	struct inode_wstate *prev, *next;
+	struct inode_wstate *newer, *older;
 };
 
 struct inode {
@@ -63,7 +63,7 @@ struct inode_shard {
 struct inode_table {
 	struct inode_shard shards[INODE_SHARDS];
 	pthread_mutex_t list_lock;
-	struct inode_wstate *writers; // all write states
+	struct inode_wstate *newest, *idlest; // all write states, by their last use
 };
 
 int inode_table_init(struct inode_table *table) ATTR_MUST_USE;

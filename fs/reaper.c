@@ -150,24 +150,37 @@ static bool reap_table(struct fs *fs)
 	return complete;
 }
 
+static bool end_writer(struct fs *fs, uint64_t ino, int64_t before_s)
+{
+	struct inode *in = inode_pin_existing(fs, ino);
+	bool ended = false;
+
+	if (in == NULL)
+		return false;
+	if (pthread_rwlock_trywrlock(&in->lock) == 0) {
+		if (in->ws != NULL && in->ws->used_s < before_s) {
+			inode_end_wstate(fs, in);
+			ended = true;
+		}
+		pthread_rwlock_unlock(&in->lock);
+	}
+	inode_unpin(fs, in);
+	return ended;
+}
+
 // Write states that were not used for a tick: their windows go back.
 static void end_idle_writers(struct fs *fs)
 {
-	uint64_t inos[IDLE_BATCH];
 	int64_t before_s = inode_clock_s() - TICK_S + 1;
-	unsigned n = inode_idle_writers(fs, before_s, inos, IDLE_BATCH);
+	uint64_t inos[IDLE_BATCH];
+	unsigned n, ended;
 
-	for (unsigned i = 0; i < n; i++) {
-		struct inode *in = inode_pin_existing(fs, inos[i]);
-
-		if (in == NULL)
-			continue;
-		if (pthread_rwlock_trywrlock(&in->lock) == 0) {
-			inode_end_wstate(fs, in);
-			pthread_rwlock_unlock(&in->lock);
-		}
-		inode_unpin(fs, in);
-	}
+	do {
+		ended = 0;
+		n = inode_idle_writers(fs, before_s, inos, IDLE_BATCH);
+		for (unsigned i = 0; i < n; i++)
+			ended += end_writer(fs, inos[i], before_s);
+	} while (n == IDLE_BATCH && ended > 0);
 }
 
 // ---- the thread ----

@@ -1,0 +1,145 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Runs every test: installs what is missing, builds and runs `make check` plain, then with ASan and UBSan, and the tests of
+# threads with TSan. The last line is "N passed, N failed"; skipped tests stand above it with their reasons.
+# Exit status 0 when something passed and nothing failed.
+#
+#     scripts/check.sh                  everything
+#     scripts/check.sh plain|asan|tsan  only these
+#
+# As an ordinary user the tests that need root skip themselves. CHECK_TIMEOUT: seconds for one stage (3000).
+set -eu
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=scripts/build.sh
+. "$top/scripts/build.sh"
+
+timeout=${CHECK_TIMEOUT:-3000}
+threaded_tests='check_alloc check_dbvfs check_fs check_txn check_wal_log'
+passed=0
+failed=0
+skipped=0
+skips=
+broken=
+
+# Address space randomisation of new kernels is too much for the sanitizers of older compilers: they die at random.
+if setarch "$(uname -m)" -R true 2>/dev/null; then
+	fixed_addresses="setarch $(uname -m) -R"
+else
+	fixed_addresses=
+fi
+
+# count STAGE FOLDER: adds up the results that automake has left in FOLDER, one .trs file per test.
+count() {
+	for trs in $(find "$2" -name "*.trs" | sort); do
+		name=$(basename "$trs" .trs)
+		# One word per line.
+		# shellcheck disable=SC2013
+		for result in $(sed -n 's/^:test-result: *\([A-Z]*\).*/\1/p' "$trs"); do
+			case $result in
+			PASS | XFAIL) passed=$((passed + 1)) ;;
+			SKIP)
+				skipped=$((skipped + 1))
+				reason=$(grep -v '^SKIP ' "${trs%.trs}.log" | tail -n 1)
+				skips="$skips
+  skipped: $1 $name: ${reason:-no reason given}"
+				;;
+			*) stage_failed "$1" "$name" "${trs%.trs}.log" ;;
+			esac
+		done
+	done
+}
+
+# A stage that cannot be built or does not end is a failure of its own.
+stage_failed() {
+	failed=$((failed + 1))
+	broken="$broken
+  $1: $2 ($3)"
+	if [ -f "$3" ]; then
+		say "---- the end of $3:"
+		tail -n 30 "$3"
+		say "----"
+	fi
+}
+
+# stage NAME FOLDER SUBFOLDER "make variables" [configure options]
+stage() {
+	name=$1 dir=$2 sub=$3 vars=$4
+	shift 4
+	say "== $name: building in $dir"
+	if ! build_in "$dir" "$@"; then
+		stage_failed "$name" "the build" "$dir/build.log"
+		return
+	fi
+	find "$dir" -name '*.trs' -exec rm -f {} +
+	say "== $name: running the tests"
+	# fixed_addresses is a list of words, vars none or one. Each test's own output is in a log of its own.
+	# shellcheck disable=SC2086
+	(
+		set +e
+		timeout -k 60 "$timeout" $fixed_addresses make -k -C "$dir/$sub" -j"$(nproc)" check VERBOSE=1 ${vars:+"$vars"}
+		echo $? >"$dir/check.status"
+	) 2>&1 | tee "$dir/check.log" | grep --line-buffered -E '^(PASS|FAIL|SKIP|ERROR|XFAIL|XPASS): ' || true
+	status=$(cat "$dir/check.status")
+	failed_before=$failed
+	count "$name" "$dir/$sub"
+	if [ "$status" = 124 ]; then
+		stage_failed "$name" "did not end within $timeout seconds" "$dir/check.log"
+	elif [ "$status" != 0 ] && [ "$failed" = "$failed_before" ]; then
+		stage_failed "$name" "make check" "$dir/check.log"
+	fi
+}
+
+# TSan of an older compiler may not start at all on a new kernel: then these tests cannot run here.
+tsan_works() {
+	probe=$(mktemp -d)
+	echo 'int main(void) { return 0; }' >"$probe/probe.c"
+	# shellcheck disable=SC2086
+	if ${CC:-gcc} -fsanitize=thread -o "$probe/probe" "$probe/probe.c" 2>/dev/null && $fixed_addresses "$probe/probe" 2>/dev/null; then
+		works=true
+	else
+		works=false
+	fi
+	rm -rf "$probe"
+	$works
+}
+
+stages=
+for arg; do
+	case $arg in
+	plain | asan | tsan) stages="$stages $arg" ;;
+	-h | --help) sed -n '3,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+	*) die "unknown argument '$arg'; try --help" ;;
+	esac
+done
+
+"$top/scripts/deps.sh" --test
+choose_folders
+for wanted in ${stages:-plain asan tsan}; do
+	case $wanted in
+	plain) stage plain "$builds" . "" ;;
+	asan) stage asan "$builds-asan" . "" --enable-asan ;;
+	tsan)
+		if tsan_works; then
+			stage tsan "$builds-tsan" tests/unit "TESTS=$threaded_tests" --enable-tsan
+		else
+			skipped=$((skipped + 1))
+			skips="$skips
+  skipped: tsan: programs built with -fsanitize=thread do not start on this kernel"
+		fi
+		;;
+	esac
+done
+
+[ -z "$skips" ] || say "Skipped:$skips"
+[ -z "$broken" ] || say "Failed:$broken"
+if [ "$passed" = 0 ] && [ "$failed" = 0 ]; then
+	say "No test ran."
+	failed=1
+fi
+if [ "$skipped" = 0 ]; then
+	say "$passed passed, $failed failed"
+else
+	say "$passed passed, $failed failed, $skipped skipped"
+fi
+[ "$failed" = 0 ]
