@@ -202,6 +202,12 @@ void alloc_get_stats(struct alloc *a, struct alloc_stats *out)
 		out->n_loaded += atomic_load(&a->ms[i].loaded);
 }
 
+void alloc_get_free(struct alloc *a, uint64_t *free_blk, uint64_t *freeing_blk)
+{
+	*free_blk = (uint64_t)atomic_load(&a->free_blk);
+	*freeing_blk = (uint64_t)atomic_load(&a->freeing_blk);
+}
+
 uint64_t alloc_largest_run(struct alloc *a, uint32_t ms_index)
 {
 	struct metaslab *ms;

@@ -121,6 +121,7 @@ struct alloc_stats {
 	uint64_t memory_bytes;
 };
 void alloc_get_stats(struct alloc *a, struct alloc_stats *out);
+void alloc_get_free(struct alloc *a, uint64_t *free_blk, uint64_t *freeing_blk); // these two alone, at next to no cost
 
 // Largest free run of a metaslab: exact if loaded, otherwise 0. A hint for the metaslab's row.
 uint64_t alloc_largest_run(struct alloc *a, uint32_t ms);

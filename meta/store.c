@@ -178,6 +178,8 @@ uint64_t store_changes(struct store *st)
 	return (uint64_t)sqlite3_total_changes64(st->db);
 }
 
+uint64_t store_large_bytes(struct store *st) { return atomic_load(&st->large_bytes); }
+
 int64_t store_n_inodes(struct store *st)
 {
 	store_assert_locked(st);

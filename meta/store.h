@@ -48,6 +48,9 @@ void store_fail(struct store *st, int err, const char *what); // what a failed w
 bool store_has_failed(struct store *st);
 uint64_t store_changes(struct store *st); // rows changed since the connection was opened
 
+// Bytes of values larger than a row usually is (attributes) that were written since the store was opened. No lock.
+uint64_t store_large_bytes(struct store *st);
+
 int64_t store_n_inodes(struct store *st); // inodes, counted as they come and go
 void store_set_n_inodes(struct store *st, int64_t n); // fsck, which has counted them
 

@@ -3,6 +3,8 @@
 #ifndef HYBRIDFS_META_STORE_INTERNAL_H
 #define HYBRIDFS_META_STORE_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "meta/store.h"
 
 // One line per statement: the SQL stands in store_sql.c.
@@ -68,7 +70,9 @@ struct store {
 	uint64_t hash_key; // of directory entries; constant after open
 	void (*on_failure)(void *ctx, int err, const char *what);
 	void *ctx;
-	// Not guarded by it: used by one checkpointing thread at a time.
+	// Not guarded by it:
+	atomic_uint_fast64_t large_bytes;
+	// Used by one checkpointing thread at a time.
 	sqlite3 *ckpt_db;
 };
 

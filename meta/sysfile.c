@@ -48,6 +48,17 @@ uint64_t sysfile_capacity_bytes(struct sysfiles *files, enum sysfile_id id)
 	return blk_to_bytes(blks);
 }
 
+uint64_t sysfiles_extents_left(struct sysfiles *files)
+{
+	uint64_t left = SB_MAX_EXTENTS;
+
+	pthread_rwlock_rdlock(&files->map_lock);
+	for (int id = 0; id < SYSFILE_N; id++)
+		left = min_u64(left, SB_MAX_EXTENTS - files->sb.sysfile[id].n_extents);
+	pthread_rwlock_unlock(&files->map_lock);
+	return left;
+}
+
 // Where byte `off` of the file lies on the device, and how many of the `len` bytes from there on lie together.
 static int locate(struct sysfiles *files, enum sysfile_id id, uint64_t off, size_t len, uint64_t *dev_off, size_t *piece)
 {
@@ -128,7 +139,8 @@ static int append_run(struct superblock *sb, enum sysfile_id id, const struct ru
 	return 0;
 }
 
-// Writes the superblock that differs from the current one and makes it the current one. Grow lock held.
+// Writes the superblock that differs from the current one and makes it the current one. Grow lock held. Fields that never change are
+// not written: the geometry is read everywhere without a lock.
 static int publish(struct sysfiles *files, struct superblock *next)
 {
 	int err = sb_write(files->dev, next);
@@ -136,7 +148,9 @@ static int publish(struct sysfiles *files, struct superblock *next)
 	if (err < 0)
 		return err;
 	pthread_rwlock_wrlock(&files->map_lock);
-	files->sb = *next;
+	files->sb.generation = next->generation;
+	memcpy(files->sb.label, next->label, sizeof(next->label));
+	memcpy(files->sb.sysfile, next->sysfile, sizeof(next->sysfile));
 	pthread_rwlock_unlock(&files->map_lock);
 	return 0;
 }

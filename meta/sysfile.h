@@ -25,7 +25,7 @@ struct sysfiles {
 	struct bdev *dev;           // not owned
 	struct alloc *alloc;        // not owned; NULL = cannot grow (set after the volume's allocator exists)
 	pthread_mutex_t grow_lock;  // one growth or label change at a time; guards superblock writes
-	pthread_rwlock_t map_lock;  // guards sb
+	pthread_rwlock_t map_lock;  // guards generation, label and extents of sb
 	struct superblock sb;       // the current one, as on the device
 };
 
@@ -39,6 +39,9 @@ int sysfile_write(struct sysfiles *files, enum sysfile_id id, const void *buf, s
 // Adds at least add_blk blocks, contiguous with the last extent if possible, else few large runs. -ENOSPC; -EFBIG when the
 // extent list is full. On any error the file is as before.
 int sysfile_grow(struct sysfiles *files, enum sysfile_id id, uint64_t add_blk) ATTR_MUST_USE;
+
+// How many more extents the fuller one of the files can take.
+uint64_t sysfiles_extents_left(struct sysfiles *files);
 
 // Changes the label on the device.
 int sysfiles_set_label(struct sysfiles *files, const char *label) ATTR_MUST_USE;

@@ -25,13 +25,25 @@
 #include "util/blk.h"
 #include "util/log.h"
 
-#define OPS_SOFT 8192u            // handles in one transaction after which the thread commits it
-#define OPS_HARD 32768u           // …after which the next one waits
-#define OPS_HARD_TIGHT 64u        // …when the database has little room
-#define ROOM_LOW_BLK 128u         // room below which TXN_GROW fails
-#define ROOM_TIGHT_BLK 16384u     // room below which transactions are kept small
-#define DB_SLACK_MIN_BLK 64u      // the database's capacity is kept this far ahead of its size …
-#define DB_SLACK_MAX_BLK 2048u    // … up to this far (an eighth of its size)
+// What a transaction may hold, in pages of the database that it may dirty (see txn_pages_max): a handle counts for a few, large values
+// by their size. At half of it (unless it is tight) the thread commits, at all of it the next handle does.
+#define PAGES_PER_HANDLE 4u
+#define TXN_PAGES_MAX 65536u
+#define TXN_PAGES_TIGHT 1024u     // with less than this, a log that is half full starts anew at once
+#define PLENTY_BLK (1u << 21)     // free space that does not run out while one transaction is open
+#define ROOM_LOW_BLK 128          // room below which TXN_GROW fails
+// The database's capacity is kept ahead of its size by an eighth of it, within these bounds, as long as there is free space; more than
+// ROOM_LOW_BLK, so that the last free block can still be written. On a full volume the reserve keeps it this much ahead:
+#define DB_SLACK_MIN_BLK 256u
+#define DB_SLACK_MAX_BLK 2048u
+#define DB_SLACK_FULL_BLK 64u
+
+struct metadata_size { // blocks
+	uint64_t used_blk, total_blk; // of the database: without and with its free list
+	uint64_t log_blk;             // how far the log is filled
+	uint64_t db_cap_blk, log_cap_blk;
+	uint64_t extents_left;        // of the system file that has fewer of them
+};
 
 struct txn_mgr {
 	pthread_mutex_t lock;
@@ -45,12 +57,14 @@ struct txn_mgr {
 	uint64_t durable_id;
 	unsigned handles;          // joined to the open one
 	unsigned ops;              // handles that have ever joined it
+	uint64_t large_bytes_at_begin; // store_large_bytes() then
 	bool gate_closed;          // nobody may join
 	bool in_commit;            // COMMIT … seal: what is committed and what is sealed differ
 	bool committing;           // there is a leader
 	bool stop, kicked;
+	bool soft_kicked;          // for being half full; once in each transaction
 	struct txn_stats stats;
-	uint64_t room_blk;         // what the database may still grow by without the reserve; renewed at each commit
+	struct metadata_size size; // as of the last COMMIT
 	// Written inside handles:
 	atomic_bool data_written;
 	// Guarded by the store's lock:
@@ -73,35 +87,100 @@ void txn_failed(struct volume *vol, int err, const char *what)
 }
 
 
-// ---- room for the database ----
+// ---- room for the database and its log ----
+//
+// Whatever is committed has to find its place: its pages in the log now, in the database at the next checkpoint. Nobody can
+// be told that there is no space by then, so space is counted before a handle joins.
 
-// Blocks the database may grow by: its own slack and what the allocator has above the reserve.
-static uint64_t measure_room(struct volume *vol, uint64_t used_pages)
+// Free blocks above the reserve, those included that a transaction under way will give back. Negative: the reserve is in use.
+static int64_t free_above_reserve(struct volume *vol)
 {
-	uint64_t cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_DB));
-	struct alloc_stats st;
+	uint64_t free_blk, freeing_blk;
+
+	alloc_get_free(vol->alloc, &free_blk, &freeing_blk);
+	return (int64_t)(free_blk + freeing_blk) - (int64_t)volume_reserve_blk(vol->files.sb.n_blks);
+}
+
+// A free run may be one block long, so a system file with few extents left may grow by few blocks.
+static int64_t growable(const struct metadata_size *size, int64_t blks)
+{
+	int64_t left = (int64_t)size->extents_left;
+
+	return left < SB_MAX_EXTENTS / 2 && left < blks ? left : blks;
+}
+
+// The parts that a growth changes.
+static void measure_capacity(struct volume *vol, struct metadata_size *size)
+{
+	size->db_cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_DB));
+	size->log_cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_WAL));
+	size->extents_left = sysfiles_extents_left(&vol->files);
+}
+
+// Store lock held.
+static int measure_size(struct volume *vol, struct metadata_size *size)
+{
+	measure_capacity(vol, size);
+	size->log_blk = bytes_to_blk_up(dbvfs_wal_end_bytes(vol->vfs));
+	return store_page_counts(vol->store, &size->used_blk, &size->total_blk);
+}
+
+// Pages that the open transaction may dirty: the log has the place without growing, and the database has it or finds it in the reserve.
+// With plenty of free space both may grow.
+static uint64_t txn_pages_max(struct volume *vol, const struct metadata_size *size)
+{
+	uint64_t reserve_blk = volume_reserve_blk(vol->files.sb.n_blks), free_blk, freeing_blk;
+	int64_t db, log = (int64_t)size->log_cap_blk - (int64_t)size->log_blk;
 
 	if (vol->alloc == NULL)
-		return UINT64_MAX; // fsck: only its own care keeps it small
-	alloc_get_stats(vol->alloc, &st);
-	return (cap_blk > used_pages ? cap_blk - used_pages : 0) +
-	       (st.free_blk + st.freeing_blk > st.reserve_blk ? st.free_blk + st.freeing_blk - st.reserve_blk : 0);
+		return TXN_PAGES_MAX; // fsck: only its own care keeps it small
+	alloc_get_free(vol->alloc, &free_blk, &freeing_blk);
+	if (free_blk > reserve_blk + PLENTY_BLK && size->extents_left > SB_MAX_EXTENTS / 2)
+		return TXN_PAGES_MAX;
+	db = (int64_t)size->db_cap_blk - (int64_t)size->total_blk + growable(size, (int64_t)min_u64(free_blk, reserve_blk));
+	if (db <= 0 || log <= 0)
+		return 0;
+	return min_u64(min_u64((uint64_t)db, (uint64_t)log), TXN_PAGES_MAX);
+}
+
+// Pages that the open transaction may have dirtied. Lock held.
+static uint64_t txn_pages(struct volume *vol)
+{
+	const struct txn_mgr *m = vol->txn;
+
+	return (uint64_t)m->ops * PAGES_PER_HANDLE +
+	       bytes_to_blk_up(store_large_bytes(vol->store) - m->large_bytes_at_begin);
+}
+
+// Whether the database can grow by what TXN_GROW may need, without the reserve. Lock held.
+static bool has_room(struct volume *vol)
+{
+	const struct metadata_size *size = &vol->txn->size;
+	int64_t slack = (int64_t)size->db_cap_blk - (int64_t)size->used_blk;
+
+	if (vol->alloc == NULL)
+		return true;
+	return slack + growable(size, free_above_reserve(vol)) >= ROOM_LOW_BLK + (int64_t)txn_pages(vol);
 }
 
 // Keeps the database file ahead of the database, so that a checkpoint finds its place. Outside every lock. Failing for lack of
-// space is no error: room_blk tells those who would need it.
+// space is no error: has_room() tells those who would need it.
 static int grow_database(struct volume *vol, uint64_t total_pages)
 {
 	uint64_t cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_DB));
 	uint64_t slack = max_u64(DB_SLACK_MIN_BLK, min_u64(total_pages / 8, DB_SLACK_MAX_BLK));
 	int err;
 
-	if (vol->alloc == NULL || cap_blk >= total_pages + slack)
+	if (vol->alloc == NULL)
+		return 0;
+	if (free_above_reserve(vol) < (int64_t)(2 * slack))
+		slack = DB_SLACK_FULL_BLK;
+	if (cap_blk >= total_pages + slack)
 		return 0;
 	err = sysfile_grow(&vol->files, SYSFILE_DB, max_u64(total_pages + slack - cap_blk, slack));
-	if (err == -ENOSPC && cap_blk < total_pages)
+	if ((err == -ENOSPC || err == -EFBIG) && cap_blk < total_pages)
 		err = sysfile_grow(&vol->files, SYSFILE_DB, total_pages - cap_blk);
-	return err == -ENOSPC ? 0 : err;
+	return err == -ENOSPC || err == -EFBIG ? 0 : err;
 }
 
 // ---- closing and flushing ----
@@ -116,8 +195,14 @@ struct closing {
 	uint64_t id;
 	bool changed, data_written, restart;
 	struct wal_segment *seg;
-	uint64_t used_pages, total_pages;
+	struct metadata_size size;
 };
+
+// Where space is short, each transaction is opened with half of the log before it at least.
+static bool restart_at_once(struct volume *vol, const struct metadata_size *size)
+{
+	return size->log_blk > size->log_cap_blk / 2 && txn_pages_max(vol, size) < TXN_PAGES_TIGHT;
+}
 
 // CLOSING, the part under the store's lock. On success the next transaction is open unless c->restart.
 static int close_in_store(struct volume *vol, struct closing *c)
@@ -136,14 +221,15 @@ static int close_in_store(struct volume *vol, struct closing *c)
 		err = store_config_set(st, "next_ino", (int64_t)atomic_load(&vol->next_ino));
 	if (err == 0)
 		err = store_config_set(st, "inodes", store_n_inodes(st));
-	if (err == 0)
-		err = store_page_counts(st, &c->used_pages, &c->total_pages);
 	if (err != 0) {
 		store_fail(st, err, "closing a transaction");
 		return err;
 	}
 	err = store_commit(st);
 	c->seg = dbvfs_wal_seal(vol->vfs);
+	if (err == 0)
+		err = measure_size(vol, &c->size);
+	c->restart |= err == 0 && restart_at_once(vol, &c->size);
 	if (err == 0 && !c->restart) {
 		err = store_begin(st);
 		m->changes_at_begin = store_changes(st);
@@ -174,9 +260,13 @@ static int close_txn(struct volume *vol, struct closing *c)
 	m->closed_id = c->id;
 	m->open_id = c->id + 1;
 	m->ops = 0;
+	m->large_bytes_at_begin = store_large_bytes(vol->store);
+	m->soft_kicked = false;
 	if (!c->changed) {
 		c->restart = false;
 		m->durable_id = c->id; // nothing to write: as durable as the one before
+	} else {
+		m->size = c->size;
 	}
 	if (err != 0 || !c->restart)
 		open_gate(m);
@@ -241,6 +331,9 @@ static int restart_log(struct volume *vol)
 	store_unlock(vol->store);
 	pthread_mutex_lock(&m->lock);
 	m->restart_wanted = rc > 0; // something was in its way: once more
+	if (rc == 0)
+		m->size.log_blk = 0;
+	measure_capacity(vol, &m->size); // the checkpoint may have grown the database
 	m->stats.checkpoints++;
 	open_gate(m);
 	pthread_mutex_unlock(&m->lock);
@@ -273,13 +366,13 @@ static int commit_one(struct volume *vol)
 		}
 	}
 	if (err == 0)
-		err = grow_database(vol, c.total_pages);
+		err = grow_database(vol, c.size.total_blk);
 	if (err != 0) {
 		txn_failed(vol, err, "commit");
 		return err;
 	}
 	pthread_mutex_lock(&m->lock);
-	m->room_blk = measure_room(vol, c.used_pages);
+	measure_capacity(vol, &m->size);
 	pthread_mutex_unlock(&m->lock);
 	return 0;
 }
@@ -312,10 +405,17 @@ static void lead_or_wait(struct volume *vol)
 
 // ---- the interface ----
 
-// Whether a handle of this kind has to wait for, or fail for, space. Lock held.
-static bool must_commit_first(const struct txn_mgr *m)
+// Whether the open transaction is full for another handle. Asks for a commit when it is half full. Lock held.
+static bool is_full(struct volume *vol)
 {
-	return m->ops >= (m->room_blk < ROOM_TIGHT_BLK ? OPS_HARD_TIGHT : OPS_HARD);
+	struct txn_mgr *m = vol->txn;
+	uint64_t pages = txn_pages(vol) + PAGES_PER_HANDLE, max = txn_pages_max(vol, &m->size);
+
+	if (!m->soft_kicked && max >= TXN_PAGES_TIGHT && pages > max / 2) {
+		m->soft_kicked = m->kicked = true;
+		pthread_cond_signal(&m->thread_cv);
+	}
+	return m->ops > 0 && pages > max;
 }
 
 int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
@@ -331,14 +431,14 @@ int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
 			err = -EROFS;
 		else if (m->gate_closed)
 			pthread_cond_wait(&m->gate_cv, &m->lock);
-		else if (must_commit_first(m))
+		else if (is_full(vol))
 			lead_or_wait(vol);
-		else if (kind == TXN_GROW && m->room_blk < ROOM_LOW_BLK && m->ops == 0)
-			err = -ENOSPC;
-		else if (kind == TXN_GROW && m->room_blk < ROOM_LOW_BLK)
+		else if (kind == TXN_FREE || has_room(vol))
+			break;
+		else if (m->ops > 0)
 			lead_or_wait(vol); // a commit may bring room: measure again
 		else
-			break;
+			err = -ENOSPC;
 		if (err != 0) {
 			pthread_mutex_unlock(&m->lock);
 			return err;
@@ -347,10 +447,6 @@ int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
 	m->handles++;
 	m->ops++;
 	*id = m->open_id;
-	if (m->ops == OPS_SOFT) {
-		m->kicked = true;
-		pthread_cond_signal(&m->thread_cv);
-	}
 	pthread_mutex_unlock(&m->lock);
 	return 0;
 }
@@ -530,20 +626,19 @@ int txn_init(struct volume *vol, uint64_t last_id, unsigned commit_interval_ms)
 int txn_start(struct volume *vol)
 {
 	struct txn_mgr *m = vol->txn;
-	uint64_t used, total;
 	int err;
 
 	store_lock(vol->store);
-	err = store_page_counts(vol->store, &used, &total);
+	err = measure_size(vol, &m->size);
 	if (err == 0)
 		err = store_begin(vol->store);
 	m->changes_at_begin = store_changes(vol->store);
 	store_unlock(vol->store);
 	if (err == 0)
-		err = grow_database(vol, total);
+		err = grow_database(vol, m->size.total_blk);
 	if (err != 0)
 		return err;
-	m->room_blk = measure_room(vol, used);
+	measure_capacity(vol, &m->size);
 	return -pthread_create(&m->thread, NULL, background, vol);
 }
 

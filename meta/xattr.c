@@ -52,6 +52,7 @@ int xattr_set(struct store *st, uint64_t ino, const char *name, const void *valu
 	}
 	bind_key(stmt, ino, name);
 	sqlite3_bind_blob(stmt, 3, len > 0 ? value : "", (int)len, SQLITE_STATIC);
+	atomic_fetch_add(&st->large_bytes, len);
 	err = stmt_write(st, stmt, "write attribute", NULL);
 	sqlite3_clear_bindings(stmt);
 	return err;

@@ -329,6 +329,110 @@ START_TEST(a_full_database_says_enospc_and_deletes_go_on)
 }
 END_TEST
 
+// A file takes all blocks that may be had; extents of at most `run_blk` blocks, if it is not 0.
+static void fill_with_data(struct volume *vol, uint64_t run_blk)
+{
+	struct runlist runs = { 0 };
+	struct volume_space space;
+	struct alloc_req req = { 0 };
+	uint64_t id, off = 0;
+
+	volume_get_space(vol, &space);
+	req.want_blk = space.avail_blk;
+	ck_assert_int_eq(alloc_get(vol->alloc, NULL, &req, &runs), 0);
+	ck_assert_int_eq(txn_begin(vol, TXN_FREE, &id), 0);
+	store_lock(vol->store);
+	for (uint32_t i = 0; i < runs.n; i++) {
+		uint64_t start = runs.runs[i].start_blk, end = start + runs.runs[i].len_blk, len;
+
+		for (; start < end; start += len) {
+			len = run_blk != 0 && end - start > run_blk ? run_blk : end - start;
+			ck_assert_int_eq(extmap_insert(vol, 5, &(struct extent){ off, start, len, false }), 0);
+			off += len + 1; // a hole, so that the extents do not merge
+		}
+	}
+	store_unlock(vol->store);
+	txn_end(vol);
+	runlist_free(&runs);
+	ck_assert_int_eq(txn_commit(vol), 0);
+}
+
+// One value in each of `n` handles: 0, or the error of the handle that was refused.
+static int add_values(struct volume *vol, size_t len, unsigned n, uint64_t first_ino)
+{
+	char *value = calloc(1, len);
+	uint64_t id;
+	int err = 0;
+
+	for (unsigned i = 0; i < n && err == 0; i++) {
+		err = txn_begin(vol, TXN_GROW, &id);
+		if (err != 0)
+			break;
+		store_lock(vol->store);
+		ck_assert_int_eq(xattr_set(vol->store, first_ino + i, "user.a", value, len, 0), 0);
+		store_unlock(vol->store);
+		txn_end(vol);
+	}
+	free(value);
+	return err;
+}
+
+static void check_alive(struct volume *vol)
+{
+	uint64_t id;
+
+	ck_assert_int_eq(txn_commit(vol), 0);
+	ck_assert_int_eq(atomic_load(&vol->failed), 0);
+	ck_assert_int_eq(txn_begin(vol, TXN_FREE, &id), 0);
+	txn_end(vol);
+	ck_assert_int_eq(volume_close(vol), 0);
+}
+
+// Metadata that gathers while data takes the last free block: it is refused in time, not when it is to be written.
+START_TEST(data_does_not_take_what_a_commit_needs)
+{
+	static const size_t len[] = { 2000, 65536 };
+
+	for (int round = 0; round < 4; round++) {
+		struct bdev *dev = vt_format(64 * MIB);
+		struct volume *vol = vt_open(dev);
+
+		if (round >= 2)
+			fill_with_data(vol, 0);
+		if (round < 2) {
+			ck_assert_int_eq(add_values(vol, len[round % 2], 60, 10), 0);
+			fill_with_data(vol, 0);
+		}
+		ck_assert_int_eq(add_values(vol, len[round % 2], 10000, 1000), -ENOSPC);
+		check_alive(vol);
+		bdev_close(dev);
+	}
+}
+END_TEST
+
+// Free space in single blocks: the extent list of the database is full long before the volume is.
+START_TEST(a_database_that_cannot_grow_says_enospc)
+{
+	struct bdev *dev = vt_format(64 * MIB);
+	struct volume *vol = vt_open(dev);
+	uint64_t id, removed, blk;
+	bool more;
+
+	fill_with_data(vol, 1);
+	for (blk = 0; blk < 2 * 14000; blk += 4) { // every other one-block extent
+		ck_assert_int_eq(txn_begin(vol, TXN_FREE, &id), 0);
+		store_lock(vol->store);
+		ck_assert_int_eq(extmap_remove(vol, 5, blk, 1, 0, &more, &removed), 0);
+		store_unlock(vol->store);
+		txn_end(vol);
+	}
+	ck_assert_int_eq(txn_commit(vol), 0);
+	ck_assert_int_eq(add_values(vol, 2000, 20000, 1000), -ENOSPC);
+	check_alive(vol);
+	bdev_close(dev);
+}
+END_TEST
+
 // T4: what a transaction frees is not handed out before it is durable.
 START_TEST(freed_blocks_wait)
 {
@@ -385,6 +489,8 @@ int main(void)
 	tcase_add_test(tc, failed_device_stops_the_volume);
 	tcase_add_test(tc, the_log_starts_anew);
 	tcase_add_test(tc, a_full_database_says_enospc_and_deletes_go_on);
+	tcase_add_test(tc, data_does_not_take_what_a_commit_needs);
+	tcase_add_test(tc, a_database_that_cannot_grow_says_enospc);
 	tcase_add_test(tc, freed_blocks_wait);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
