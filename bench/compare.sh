@@ -62,12 +62,14 @@ done
 
 PATH=$PATH:/usr/sbin:/sbin
 base=$(mktemp -d "${workdir:-/var/tmp}/hybridfs-bench-XXXXXX")
+base=$(cd "$base" && pwd -P)
 mnt=$base/mnt
 results=$base/results # lines: filesystem round phase unit value
 mkdir "$mnt"
 : >"$results"
 
-is_mounted() { grep -q " $mnt " /proc/self/mountinfo; }
+# The kernel's table writes blanks and backslashes as octal numbers.
+is_mounted() { grep -qF " $(printf %s "$mnt" | sed 's/\\/\\134/g; s/ /\\040/g; s/\t/\\011/g') " /proc/self/mountinfo; }
 
 # A FUSE daemon may still be writing when umount has returned: its turn ends when it is gone. It is known by the image on
 # its command line.
@@ -242,9 +244,9 @@ awk -v peers="$peers" '
 	}' "$results"
 
 if [ -n "$json" ]; then
-	awk -v cpus="$(nproc)" -v kernel="$(uname -r)" -v pinned="${pin:+true}" -v files="$files" -v load="$load_before" '
+	awk -v cpus="$(nproc)" -v kernel="$(uname -r)" -v pinned="${pin:+true}" -v files="$files" -v before="$load_before" '
 		BEGIN { printf "{\"cpus\": %d, \"kernel\": \"%s\", \"pinned\": %s, \"files\": %d, \"load_before\": \"%s\", \"results\": [", \
-			cpus, kernel, pinned == "" ? "false" : "true", files, load }
+			cpus, kernel, pinned == "" ? "false" : "true", files, before }
 		{ printf "%s\n{\"fs\": \"%s\", \"round\": %d, \"phase\": \"%s\", \"unit\": \"%s\", \"value\": %s}", (NR > 1 ? "," : ""), $1, $2, $3, $4, $5 }
 		END { print "\n]}" }' "$results" >"$json"
 fi

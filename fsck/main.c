@@ -180,20 +180,23 @@ static int remember_last_txn(struct fsck *f)
 	return err == -ENOENT ? 0 : err;
 }
 
-// After a full check without leftovers the volume is no longer marked.
-static int clear_mark(struct fsck *f)
+// Problems that stay leave a mark: the next -p makes a full check again. A full check without leftovers takes it away.
+static int update_mark(struct fsck *f)
 {
-	int64_t errors;
+	int64_t marked = 0, mark = f->n_left > 0 ? 1 : 0;
 	int err;
 
-	if (!fsck_repairs(f) || f->n_left > 0 || fsck_stopping(f))
+	if (!fsck_repairs(f) || f->db_damaged || (mark == 0 && fsck_stopping(f)))
 		return 0;
 	err = fsck_begin(f);
 	if (err != 0)
 		return err;
-	if (store_config_get(f->vol->store, "errors", &errors) == 0 && errors != 0) {
+	err = store_config_get(f->vol->store, "errors", &marked);
+	if (err == -ENOENT)
+		err = 0;
+	if (err == 0 && marked != mark) {
 		f->changes++;
-		err = store_config_set(f->vol->store, "errors", 0);
+		err = store_config_set(f->vol->store, "errors", mark);
 	}
 	if (err == 0)
 		return fsck_end(f);
@@ -211,7 +214,7 @@ static int check_volume(struct fsck *f, bool *quick)
 	err = fsck_check(f);
 	f->n_inodes = f->inodes.n;
 	f->used_blk = f->owned.claimed_blk;
-	return err != 0 ? err : clear_mark(f);
+	return err != 0 ? err : update_mark(f);
 }
 
 static int close_volume(struct fsck *f, int err)

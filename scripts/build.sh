@@ -4,7 +4,8 @@
 #
 # The source tree is built out of tree, in ./build* of the source folder. When this user may not write there (the sources are
 # root's, or read-only, or an earlier run as root has left its files), the sources are copied to the user's cache folder and
-# built beside that copy: nobody needs another one's permission, and a second run compiles only what has changed.
+# built beside that copy: nobody needs another one's permission, and a second run compiles only what has changed. The same
+# when the path has a space or another character in it that make and configure cannot stand.
 #
 # What autogen.sh makes is not copied but made anew there.
 #
@@ -14,6 +15,13 @@ say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 : "${top:?}"
+
+# What automake accepts as the path of a source folder; blanks are the ones that people have.
+path_is_buildable() {
+	case $1 in
+	*[!A-Za-z0-9/._+,:@%=~^-]*) return 1 ;;
+	esac
+}
 
 # Whether everything that autogen.sh writes in the source folder can be written by this user.
 source_is_writable() {
@@ -30,11 +38,11 @@ builds_are_writable() {
 	done
 }
 
-# The user's cache folder; users without a home of their own have one in /tmp.
+# The user's cache folder; users without a home of their own, or with blanks in its path, have one in /tmp.
 cache_folder() {
-	if [ -n "${XDG_CACHE_HOME:-}" ]; then
+	if [ -n "${XDG_CACHE_HOME:-}" ] && path_is_buildable "$XDG_CACHE_HOME"; then
 		echo "$XDG_CACHE_HOME/hybridfs"
-	elif [ -w "${HOME:-/nonexistent}" ]; then
+	elif [ -w "${HOME:-/nonexistent}" ] && path_is_buildable "$HOME"; then
 		echo "$HOME/.cache/hybridfs"
 	else
 		echo "/tmp/hybridfs-$(id -u)"
@@ -55,12 +63,18 @@ copy_source() {
 choose_folders() {
 	src=$top
 	builds=${HYBRIDFS_BUILD:-$top}/build
-	if ! source_is_writable || { [ -z "${HYBRIDFS_BUILD:-}" ] && ! builds_are_writable; }; then
+	why=
+	if ! path_is_buildable "$top"; then
+		why="configure cannot work in a path like $top"
+	elif ! source_is_writable || { [ -z "${HYBRIDFS_BUILD:-}" ] && ! builds_are_writable; }; then
+		why="The source folder is not writable for $(id -un)"
+	fi
+	if [ -n "$why" ]; then
 		cache=$(cache_folder)/$(printf %s "$top" | cksum | tr " " -)
 		src=$cache/source
 		builds=${HYBRIDFS_BUILD:-$cache}/build
 		copy_source "$src"
-		say "The source folder is not writable for $(id -un): building in $builds"
+		say "$why: building in $builds"
 	fi
 	[ ! -e "$src/config.status" ] || die "$src was configured in place; run 'make distclean' there first"
 }

@@ -27,18 +27,26 @@ unmount() {
 	fi
 }
 
+# A path for the user to paste into a shell.
+quoted() {
+	case $1 in
+	*[!A-Za-z0-9/._+,:@%=~-]*) printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
+	*) printf %s "$1" ;;
+	esac
+}
+
 next_steps() {
 	cat <<END
 
   $dir/mnt is a HybridFS on $image. Put something there:
 
-      cp -a /usr/include $dir/mnt/
-      df -h $dir/mnt
+      cp -a /usr/include $(quoted "$dir/mnt/")
+      df -h $(quoted "$dir/mnt")
 
   Unmount and check it:
 
-      $top/scripts/try.sh --umount
-      $daemon_dir/fsck/fsck.hybridfs -n $image
+      $(quoted "$top/scripts/try.sh") --umount
+      $(quoted "$daemon_dir/fsck/fsck.hybridfs") -n $(quoted "$image")
 
 END
 }

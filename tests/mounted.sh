@@ -26,8 +26,8 @@ require_fuse() {
 	done
 }
 
-# Asks the kernel's table, because a dead FUSE mount answers nothing else.
-is_mounted() { grep -qF " $1 " /proc/self/mountinfo; }
+# Asks the kernel's table, because a dead FUSE mount answers nothing else. It writes blanks and backslashes as octal numbers.
+is_mounted() { grep -qF " $(printf %s "$1" | sed 's/\\/\\134/g; s/ /\\040/g; s/\t/\\011/g') " /proc/self/mountinfo; }
 
 # umount_lazily MOUNTPOINT: also when the daemon is dead.
 umount_lazily() {

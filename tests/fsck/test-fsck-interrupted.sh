@@ -17,6 +17,7 @@ says '[0-9]* problems repaired'
 run 0 "$FSCK" -n "$image"
 
 # Ended after more and more lines of output: between any two repairs.
+cancelled=0
 for lines in 1 300 1500 2500; do
 	for sig in INT KILL; do
 		cp --sparse=always "$work/good" "$image"
@@ -30,10 +31,12 @@ for lines in 1 300 1500 2500; do
 		if [ $sig = INT ] && [ $status -ne 1 ] && [ $((status & 32)) -eq 0 ]; then
 			fail "interrupted after $lines lines: exit status $status"
 		fi
+		[ $sig = KILL ] || cancelled=$((cancelled | (status & 32)))
 		"$FSCK" -y "$image" >"$work/out" 2>&1
 		status=$?
 		[ $status -le 1 ] || fail "repair after $sig at $lines lines: exit status $status"
 		run 0 "$FSCK" -n "$image" || fail "… after $sig at $lines lines"
 	done
 done
+[ $cancelled -eq 32 ] || fail "SIGINT never gave exit status 32"
 finish

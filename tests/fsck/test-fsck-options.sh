@@ -54,7 +54,18 @@ run 1 "$FSCK" -p "$image"
 run 0 "$FSCK" -p "$image" && says 'clean'
 run 0 "$DAMAGE" "$image" sql "INSERT INTO dirent VALUES(99999, 77, 1, 4, x'61')"
 run 4 "$FSCK" -p -f "$image" && says 'without -p'
+run 4 "$FSCK" -p "$image" && says 'without -p' # what was left is not forgotten
 run 1 "$FSCK" -y "$image"
+run 0 "$FSCK" -p "$image" && says 'clean'
+
+# ---- a superblock copy of an older generation: what a crash leaves, no error, but made new on the way ----
+cp "$work/good" "$image"
+run 0 "$DAMAGE" "$image" poke 0 0000000000000000
+run 1 "$FSCK" -y "$image" # raises the generation
+dd if="$work/good" of="$image" bs=16k count=1 seek=64 conv=notrunc status=none
+run 0 "$FSCK" -n "$image"
+run 0 "$FSCK" -y "$image"
+cmp -n 16384 -i 0:1048576 "$image" "$image" || fail "fsck -y has left an old superblock copy"
 
 # ---- things that are no volume ----
 run 8 "$FSCK" -n "$work/nothing-here"

@@ -58,8 +58,24 @@ if command -v mke2fs >/dev/null; then
 	fi
 	run 0 "$FSCK" -n "$image"
 fi
+# A signature where nothing of ours will lie, of UFS2: it must go even if no block is discarded.
+rm -f "$image"
+truncate -s 16M "$image"
+printf '\031\001\124\031' | dd of="$image" bs=1 seek=$((262144 + 1372)) conv=notrunc status=none
+run 1 "$MKFS" "$image" && says 'type ufs'
+run 0 "$MKFS" -q -f -K "$image"
+dd if="$image" bs=1 skip=$((262144 + 1372)) count=4 status=none | tr -d '\0' >"$work/out"
+[ ! -s "$work/out" ] || fail "mkfs -f has left another filesystem's signature"
+run 0 "$FSCK" -n "$image"
 if command -v flock >/dev/null; then
 	run 1 flock "$image" "$MKFS" -f "$image" && says 'in use'
+fi
+# An image under a loop device: two programs would write to it, and neither would see the other's lock.
+if [ "$(id -u)" = 0 ] && loop=$(losetup -f --show "$image" 2>/dev/null); then
+	cp --sparse=always "$image" "$work/before"
+	run 1 "$MKFS" -f "$image" && says "$loop is a loop device over it"
+	losetup -d "$loop"
+	cmp "$image" "$work/before" || fail "a refused mkfs has changed the image"
 fi
 
 # ---- filling from a directory ----
