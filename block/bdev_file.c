@@ -7,7 +7,8 @@
 // Locks. An image is locked by flock(2), which belongs to the open file description: it ends with the process that
 // holds it, however that ends, and two opens in one process exclude each other as well. A block device is opened with
 // O_EXCL, which is what the kernel's own mounts, swap, MD and device mapper respect, and flock'ed, which is what
-// udev respects (it does not probe a device that somebody formats) and what names the holder in /proc/locks.
+// udev respects (it does not probe a device that somebody formats) and what names the holder in /proc/locks. Of a loop
+// device the image behind it is locked too.
 //
 // Flushes of one device go one after another. The kernel tells a write-back error to one fdatasync(2) of an open file
 // description only; of two in parallel the second would answer 0 for lost data. Who waited for a flush that began
@@ -41,6 +42,7 @@
 struct bdev_file {
 	struct bdev dev;
 	int fd;
+	int backing_fd; // a loop device's image, for its lock only; or -1
 	atomic_uint_fast64_t flushes_begun;
 	pthread_mutex_t flush_lock;
 	// under flush_lock:
@@ -152,6 +154,8 @@ static void file_close(struct bdev *dev)
 	struct bdev_file *f = file_of(dev);
 
 	close(f->fd);
+	if (f->backing_fd >= 0)
+		close(f->backing_fd);
 	pthread_mutex_destroy(&f->flush_lock);
 	free(f);
 }
@@ -184,6 +188,7 @@ struct opening {
 	struct errmsg *why;
 	struct stat st;
 	int fd; // -1 before open_medium()
+	int backing_fd; // of a loop device: its image, locked as well; or -1
 	bool read_only;
 };
 
@@ -336,6 +341,46 @@ static int lock_medium(struct opening *o)
 	return 0;
 }
 
+// The image behind a loop device; false if there is none.
+static bool loop_image(const struct stat *st, char path[PATH_MAX])
+{
+	char attr[96];
+	bool found;
+	FILE *f;
+
+	snprintf(attr, sizeof(attr), "/sys/dev/block/%u:%u/loop/backing_file", major(st->st_rdev), minor(st->st_rdev));
+	f = fopen(attr, "re");
+	if (f == NULL)
+		return false;
+	found = fgets(path, PATH_MAX, f) != NULL;
+	fclose(f);
+	if (found)
+		path[strcspn(path, "\n")] = '\0';
+	return found;
+}
+
+// A loop device and its image are two doors to the same blocks: whoever has one holds the lock of the other too. An image that
+// cannot be opened from here (deleted, in another namespace) cannot be opened as a volume from here either.
+static int lock_loop_image(struct opening *o)
+{
+	char path[PATH_MAX];
+	struct opening image = { .path = path, .flags = o->flags, .deadline_ms = o->deadline_ms, .why = o->why,
+	                         .read_only = o->read_only };
+	int rc;
+
+	if (!is_blkdev(o) || !wants_lock(o) || !loop_image(&o->st, path))
+		return 0;
+	image.fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (image.fd < 0)
+		return 0;
+	rc = fstat(image.fd, &image.st) == 0 && S_ISREG(image.st.st_mode) ? lock_medium(&image) : 0;
+	if (rc == 0)
+		o->backing_fd = image.fd;
+	else
+		close(image.fd);
+	return rc;
+}
+
 static int open_and_lock(struct opening *o)
 {
 	int rc = look(o);
@@ -346,7 +391,15 @@ static int open_and_lock(struct opening *o)
 		ask_read_only_switch(o);
 		rc = lock_medium(o);
 	}
-	return rc;
+	return rc == 0 ? lock_loop_image(o) : rc;
+}
+
+static void close_opening(struct opening *o)
+{
+	if (o->fd >= 0)
+		close(o->fd);
+	if (o->backing_fd >= 0)
+		close(o->backing_fd);
 }
 
 // After locking: until then the size could change.
@@ -419,9 +472,10 @@ static int make_bdev(struct opening *o, struct bdev **out)
 	f->dev.read_only = o->read_only;
 	f->dev.can_discard = can_discard(o, size_bytes);
 	f->fd = o->fd;
+	f->backing_fd = o->backing_fd;
 	pthread_mutex_init(&f->flush_lock, NULL);
 	*out = &f->dev;
-	o->fd = -1;
+	o->fd = o->backing_fd = -1;
 	f = NULL;
 out:
 	if (f != NULL)
@@ -432,13 +486,12 @@ out:
 
 int bdev_open_file(const char *path, unsigned flags, unsigned wait_ms, struct bdev **out, struct errmsg *why)
 {
-	struct opening o = { .path = path, .flags = flags, .deadline_ms = now_ms() + wait_ms, .why = why, .fd = -1 };
+	struct opening o = { .path = path, .flags = flags, .deadline_ms = now_ms() + wait_ms, .why = why, .fd = -1, .backing_fd = -1 };
 	int rc = open_and_lock(&o);
 
 	if (rc == 0)
 		rc = make_bdev(&o, out);
-	if (o.fd >= 0)
-		close(o.fd);
+	close_opening(&o);
 	return rc;
 }
 
@@ -509,7 +562,7 @@ static int set_size(const struct opening *o, uint64_t size_bytes)
 
 int bdev_create_file(const char *path, uint64_t size_bytes, bool replace, struct bdev **out, struct errmsg *why)
 {
-	struct opening o = { .path = path, .why = why, .fd = -1 };
+	struct opening o = { .path = path, .why = why, .fd = -1, .backing_fd = -1 };
 	bool created = false;
 	int rc;
 
@@ -529,7 +582,6 @@ int bdev_create_file(const char *path, uint64_t size_bytes, bool replace, struct
 		if (rc != 0 && created)
 			unlink(path);
 	}
-	if (o.fd >= 0)
-		close(o.fd);
+	close_opening(&o);
 	return rc;
 }

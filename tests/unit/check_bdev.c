@@ -792,6 +792,28 @@ START_TEST(block_device_write_protected)
 }
 END_TEST
 
+START_TEST(loop_device_and_its_image_exclude_each_other)
+{
+	struct bdev *by_loop, *by_file;
+	struct errmsg why;
+	struct loop loop;
+
+	bdev_close(new_image());
+	if (!attach(&loop, "loop_device_and_its_image_exclude_each_other", false))
+		return;
+	by_loop = open_loop(&loop, 0);
+	ck_assert_int_eq(bdev_open_file(image, 0, 0, &by_file, &why), -EBUSY);
+	expect_contains(&why, "check_bdev");
+	bdev_close(by_loop);
+	ck_assert_int_eq(bdev_open_file(image, 0, 0, &by_file, &why), 0);
+	ck_assert_int_eq(bdev_open_file(loop.path, 0, 0, &by_loop, &why), -EBUSY);
+	expect_contains(&why, "check_bdev");
+	bdev_close(by_file);
+	bdev_close(open_loop(&loop, 0));
+	close(loop.fd);
+}
+END_TEST
+
 START_TEST(block_device_busy_names_the_holder)
 {
 	struct loop loop;
@@ -924,6 +946,7 @@ static Suite *bdev_suite(void)
 	tcase_set_timeout(block, 60);
 	tcase_add_test(block, block_device_works);
 	tcase_add_test(block, block_device_write_protected);
+	tcase_add_test(block, loop_device_and_its_image_exclude_each_other);
 	tcase_add_test(block, block_device_busy_names_the_holder);
 	tcase_add_test(block, block_device_probed_by_udev_is_waited_for);
 	tcase_add_test(block, block_device_mounted_by_the_kernel);
