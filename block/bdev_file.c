@@ -555,8 +555,8 @@ static int set_size(const struct opening *o, uint64_t size_bytes)
 	if (rc == 0)
 		rc = sync_parent(o->path);
 	if (rc != 0)
-		errmsg_set(o->why, "%s cannot be made %llu bytes long: %s", o->path, (unsigned long long)size_bytes,
-		           strerror(-rc));
+		errmsg_set(o->why, "%s cannot be made %llu bytes long: %s%s", o->path, (unsigned long long)size_bytes,
+		           strerror(-rc), rc == -EFBIG ? ": the filesystem that holds it has no such large files" : "");
 	return rc;
 }
 

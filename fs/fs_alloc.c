@@ -124,6 +124,20 @@ static int apply_resize(struct change *c, uint64_t size, bool *more)
 	return r;
 }
 
+// The count of blocks has fallen with each piece: whoever asked for the truncate is told the last one, and believes it for long.
+static int finish_long_truncate(struct fs *fs, struct inode *in, struct inode_row *row)
+{
+	int r;
+
+	r = fs_trim_tail(fs, in);
+	if (r != 0)
+		return r;
+	store_lock(fs->st);
+	r = inode_get(fs->st, in->ino, row);
+	store_unlock(fs->st);
+	return r;
+}
+
 int fs_truncate(struct fs *fs, struct inode *in, const struct fs_setattr *attr, struct inode_row *row)
 {
 	uint64_t size = attr->size_bytes;
@@ -149,7 +163,7 @@ int fs_truncate(struct fs *fs, struct inode *in, const struct fs_setattr *attr, 
 		r = fs_apply_attr(fs, in, &c.row, attr);
 	r = change_end(&c, r);
 	*row = c.row;
-	return r == 0 && more ? fs_trim_tail(fs, in) : r;
+	return r == 0 && more ? finish_long_truncate(fs, in, row) : r;
 }
 
 // ---- allocating ahead ----
@@ -192,15 +206,6 @@ struct prealloc { // one fallocate at work
 	bool changed;     // the row has been written at least once
 };
 
-static void set_allocated(const struct prealloc *p, struct inode_row *row, uint64_t upto)
-{
-	row->ctime_ns = fs_now_ns();
-	if (!p->keep_size && row->size_bytes < min_u64(p->end, upto)) {
-		row->size_bytes = min_u64(p->end, upto);
-		row->mtime_ns = row->ctime_ns;
-	}
-}
-
 // Maps runs[0..n) as unwritten blocks from off_blk on, in one handle. *n_done: how many of them are the file's now.
 static int map_runs(struct prealloc *p, uint64_t off_blk, const struct run *runs, uint32_t n, uint32_t *n_done)
 {
@@ -224,7 +229,7 @@ static int map_runs(struct prealloc *p, uint64_t off_blk, const struct run *runs
 		row.blocks_blk += run->len_blk;
 	}
 	row.flags &= ~(uint32_t)INODE_INLINE;
-	set_allocated(p, &row, blk_to_bytes(off_blk));
+	row.ctime_ns = fs_now_ns();
 	if (r == 0)
 		r = inode_update(fs->st, &row);
 	p->changed = true;
@@ -298,7 +303,7 @@ static int convert(struct fs *fs, struct inode *in, struct inode_row *row)
 	return r;
 }
 
-// Size and times, when there was no hole to fill or the size lies beyond the last one.
+// The size grows when everything is allocated, not before: when the space ends half-way, the kernel goes on with the size that it knows.
 static int finish_allocate(struct prealloc *p)
 {
 	struct inode_row row;
@@ -310,7 +315,11 @@ static int finish_allocate(struct prealloc *p)
 		return r;
 	r = inode_get(p->fs->st, p->in->ino, &row);
 	if (r == 0 && (!p->changed || (!p->keep_size && row.size_bytes < p->end))) {
-		set_allocated(p, &row, p->end);
+		row.ctime_ns = fs_now_ns();
+		if (!p->keep_size && row.size_bytes < p->end) {
+			row.size_bytes = p->end;
+			row.mtime_ns = row.ctime_ns;
+		}
 		r = inode_update(p->fs->st, &row);
 	}
 	inode_touch(p->fs, p->in->ino, txn);

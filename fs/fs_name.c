@@ -68,15 +68,19 @@ int fs_drop_link(struct fs *fs, struct inode_row *row, int64_t now, bool *orphan
 
 // ---- lookup ----
 
-// "." and "..": answered from the directory's own row.
+// "." and "..": answered from the inode's own row. By "." the kernel finds an inode again of which it knows only the number (NFS file
+// handles), so it need not be a directory; but it needs a name, because what is being deleted gets no new references (I1).
 static int lookup_dot(struct fs *fs, uint64_t parent, const char *name, struct inode_row *row)
 {
+	bool up = strcmp(name, "..") == 0;
 	int r;
 
 	r = inode_get(fs->st, parent, row);
-	if (r == 0 && !S_ISDIR(row->mode))
+	if (r == 0 && row->nlink == 0)
+		r = -ENOENT;
+	if (r == 0 && up && !S_ISDIR(row->mode))
 		r = -ENOTDIR;
-	if (r != 0 || strcmp(name, ".") == 0)
+	if (r != 0 || !up)
 		return r;
 	r = inode_get(fs->st, row->parent, row);
 	return r == -ENOENT ? -EUCLEAN : r;

@@ -79,6 +79,8 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
 	(void)fi;
 	if (rc == 0)
 		rc = fs_fallocate(fs_of(req), ino, mode, (uint64_t)off, (uint64_t)len);
+	if (rc == -ENOSPC) // some blocks may be there: after an error the kernel does not ask
+		fuse_lowlevel_notify_inval_inode(session_of(req)->se, ino, -1, 0);
 	reply_status(req, rc);
 }
 
@@ -106,6 +108,8 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_off, struct fuse
 	(void)out_fi;
 	if (rc == 0)
 		rc = fs_copy_range(fs_of(req), in, (uint64_t)in_off, out, (uint64_t)out_off, len, &done);
+	if (rc == 0 && done > 0) // of the target it knows by itself, but not that the source was read
+		fuse_lowlevel_notify_inval_inode(session_of(req)->se, in, -1, 0);
 	if (rc != 0)
 		reply_status(req, rc);
 	else

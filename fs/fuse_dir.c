@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // FUSE operations on names and directories.
 #include <errno.h>
+#include <stdio.h> // RENAME_*
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,9 +83,28 @@ void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *
 void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name) { reply_status(req, fs_unlink(fs_of(req), parent, name)); }
 void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name) { reply_status(req, fs_rmdir(fs_of(req), parent, name)); }
 
+// The kernel keeps what it has read of a directory until a name in it changes. But ".." changes when the directory itself moves.
+static void drop_listing(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fs_entry entry;
+
+	if (fs_lookup(fs_of(req), parent, name, &entry) != 0)
+		return;
+	if (S_ISDIR(entry.st.st_mode))
+		fuse_lowlevel_notify_inval_inode(session_of(req)->se, entry.ino, 0, 0);
+	fs_forget(fs_of(req), entry.ino, 1);
+}
+
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name, unsigned flags)
 {
-	reply_status(req, fs_rename(fs_of(req), parent, name, new_parent, new_name, flags));
+	int rc = fs_rename(fs_of(req), parent, name, new_parent, new_name, flags);
+
+	if (rc == 0 && parent != new_parent) { // before the reply: until then the kernel lets nobody else rename these
+		drop_listing(req, new_parent, new_name);
+		if ((flags & RENAME_EXCHANGE) != 0)
+			drop_listing(req, parent, name);
+	}
+	reply_status(req, rc);
 }
 
 // With no_open, ENOSYS makes the kernel create by MKNOD and open by itself, which saves the RELEASE that would follow a CREATE.

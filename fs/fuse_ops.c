@@ -5,6 +5,9 @@
 //   no open, no opendir     nothing needs to be known about an open file: an inode lives as long as the kernel refers to it. Two
 //                           round trips less for each open and close. Implies that data and directories stay cached.
 //   no ATOMIC_O_TRUNC       without an OPEN request the flag would be lost; the kernel sends a SETATTR instead.
+//   no ASYNC_DIO            with it the kernel does not drop cached pages once more after an asynchronous O_DIRECT write; what a buffered
+//                           reader has brought into the cache meanwhile would stay there, stale, for ever (xfstests generic/451).
+//                           The price, with libaio at depth 8 and 4 KiB: random reads 37,000/s instead of 97,000/s.
 //   EXPLICIT_INVAL_DATA     instead of AUTO_INVAL_DATA, which throws a file's cached data away whenever its mtime has changed.
 //   READDIRPLUS_AUTO        attributes with the names only when somebody wants them: a plain walk of a large directory does not have
 //                           to make an inode of every entry, while `ls -l` gets everything in the same requests.
@@ -106,8 +109,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	struct session *s = userdata;
 
 	conn->want &= ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_SPLICE_READ |
-	                          FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
-	want_if_offered(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
+	                          FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE | FUSE_CAP_ASYNC_DIO);
+	want_if_offered(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 	                      FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS |
 	                      FUSE_CAP_EXPORT_SUPPORT);
 	if (s->writeback)

@@ -8,8 +8,8 @@
 // Errors: fs.h answers negative errnos; the sign is flipped in the reply_* functions and nowhere else.
 //
 // The kernel may keep for ever what it is told (names, absent names, attributes, data, directories): the daemon is the only
-// writer of its device, and every change comes through the kernel. The one change that the kernel does not foresee is told to
-// it: see drop_suidgid().
+// writer of its device, and every change comes through the kernel. The changes that the kernel does not foresee are told to it:
+// see drop_suidgid(), op_rename(), op_copy_file_range(), op_fallocate().
 #ifndef HYBRIDFS_FS_FUSE_OPS_H
 #define HYBRIDFS_FS_FUSE_OPS_H
 

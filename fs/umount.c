@@ -180,9 +180,10 @@ static enum umount_exit run(const struct request *r)
 
 static int parse(int argc, char **argv, struct request *r)
 {
+	static const struct option longs[] = { { "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' }, { 0 } };
 	int c;
 
-	while ((c = getopt(argc, argv, "flnrvhN:t:")) != -1) {
+	while ((c = getopt_long(argc, argv, "flnrvhVN:t:", longs, NULL)) != -1) {
 		switch (c) {
 		case 'f':
 			r->force = true;
@@ -204,6 +205,9 @@ static int parse(int argc, char **argv, struct request *r)
 			break;
 		case 'h':
 			usage(stdout);
+			exit(UMOUNT_OK);
+		case 'V':
+			printf("umount.hybridfs %s\n", PACKAGE_VERSION);
 			exit(UMOUNT_OK);
 		default:
 			return -EINVAL;

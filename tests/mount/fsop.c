@@ -138,6 +138,22 @@ static int op_readdir_delete(char **arg)
 	return seen == n ? 0 : wrong("a name was not seen");
 }
 
+// Whether a listing of the directory says the same of its ".." as stat(2).
+static int op_dotdot(char **arg)
+{
+	DIR *dir = opendir(arg[0]);
+	const struct dirent *ent;
+	struct stat st;
+	bool same = false;
+
+	if (dir == NULL || fstatat(dirfd(dir), "..", &st, 0) < 0)
+		return complain(arg[0]);
+	while ((ent = readdir(dir)) != NULL)
+		same |= strcmp(ent->d_name, "..") == 0 && ent->d_ino == st.st_ino;
+	closedir(dir);
+	return same ? 0 : wrong("the listing has another inode for ..");
+}
+
 // An open file without a name: can be written and read, and has no link.
 static int op_unlinked(char **arg)
 {
@@ -228,6 +244,7 @@ static const struct {
 } ops[] = {
 	{ "append", 3, op_append },
 	{ "direct", 1, op_direct },
+	{ "dotdot", 1, op_dotdot },
 	{ "euid", 0, op_euid },
 	{ "fsync", 1, op_fsync },
 	{ "ioctl", 1, op_ioctl },

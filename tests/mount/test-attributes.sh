@@ -36,6 +36,11 @@ touch dir/entry
 [ "$(stat -c %z dir)" != "$before" ] || fail "times of a directory after a change in it"
 same "$(stat -c %s old)" 5 "size"
 
+# What is copied by copy_file_range(2), as cp does, was read.
+touch -a -d '2001-01-01' old
+cp old copy
+[ "$(stat -c %X old)" -gt 1600000000 ] || fail "atime of the source of a copy: $(stat -c %x old)"
+
 if command -v setfattr >/dev/null; then
 	setfattr -n user.name -v value file
 	setfattr -n user.binary -v 0x00ff0a file

@@ -41,6 +41,20 @@ refused d a 0 "Not a directory"
 refused e d 0 "Directory not empty"
 mv -T e d/sub/moved
 [ -d d/sub/moved/.. ] && [ ! -e e ] || fail "mv of a directory"
+
+# The kernel keeps listings; one that it has must know the new parent.
+mkdir p q p/in q/out
+for dir in p/in q/out; do
+	"$FSOP" dotdot "$dir"
+	"$FSOP" dotdot "$dir" # from the cache
+done
+"$FSOP" rename p/in q/out exchange
+"$FSOP" dotdot p/in || fail "exchange: the first"
+"$FSOP" dotdot q/out || fail "exchange: the second"
+mv -T p/in q/in
+"$FSOP" dotdot q/in || fail "mv"
+rm -r p q
+
 "$FSOP" rename a b 0
 same "$(cat b)" b "replacing"
 [ ! -e a ] || fail "the old name is still there"

@@ -89,6 +89,27 @@ START_TEST(directories_and_dots)
 }
 END_TEST
 
+// How NFS finds an inode of which it has kept only the number. What has no name is not found: it is being deleted.
+START_TEST(dot_finds_any_inode)
+{
+	uint64_t dir, file, got;
+
+	ft_new(&t, 64 * MIB);
+	dir = ft_mkdir(&t, ROOT_INO, "dir");
+	file = ft_create(&t, ROOT_INO, "file");
+	ck_assert_int_eq(ft_lookup(&t, file, ".", &got), 0);
+	ck_assert_uint_eq(got, file);
+	ck_assert_int_eq(ft_lookup(&t, file, "..", &got), -ENOTDIR);
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "file"), 0);
+	ck_assert_int_eq(fs_rmdir(t.fs, ROOT_INO, "dir"), 0);
+	ck_assert_int_eq(ft_lookup(&t, file, ".", &got), -ENOENT);
+	ck_assert_int_eq(ft_lookup(&t, dir, ".", &got), -ENOENT);
+	ck_assert_int_eq(ft_lookup(&t, dir, "..", &got), -ENOENT);
+	ck_assert_int_eq(ft_lookup(&t, dir + 1000, ".", &got), -ENOENT);
+	ft_end(&t);
+}
+END_TEST
+
 START_TEST(special_files_and_groups)
 {
 	struct fs_cred root = { 0, 0 };
@@ -672,6 +693,24 @@ START_TEST(interrupted_truncate_is_finished)
 }
 END_TEST
 
+// Its reply has the count of blocks after the last piece: the kernel does not ask again.
+START_TEST(long_truncate_tells_the_blocks)
+{
+	struct fs_setattr attr = { .set = FS_SET_SIZE, .size_bytes = 10 * BLK_SIZE };
+	struct stat st;
+	uint64_t ino;
+
+	ft_new(&t, 64 * MIB);
+	ino = ft_create(&t, ROOT_INO, "f");
+	write_every_other_block(ino, 1500);
+	ck_assert_int_eq(fs_setattr(t.fs, ino, &attr, &st), 0);
+	ck_assert_int_eq(st.st_size, 10 * BLK_SIZE);
+	ck_assert_int_eq(st.st_blocks, 5 * BLK_SIZE / 512);
+	ck_assert_int_eq(st.st_blocks, ft_stat(&t, ino).st_blocks);
+	ft_end(&t);
+}
+END_TEST
+
 // The same truncate of a file that has no name any more but is in use: it must go on living.
 START_TEST(long_truncate_of_an_unlinked_file)
 {
@@ -900,6 +939,7 @@ int main(void)
 	tcase_add_test(tc, create_lookup_unlink);
 	tcase_add_test(tc, name_lengths);
 	tcase_add_test(tc, directories_and_dots);
+	tcase_add_test(tc, dot_finds_any_inode);
 	tcase_add_test(tc, special_files_and_groups);
 	tcase_add_test(tc, symlinks);
 	tcase_add_test(tc, hard_links);
@@ -924,6 +964,7 @@ int main(void)
 	tcase_add_test(tc, orphans_end_with_a_crash);
 	tcase_add_test(tc, unmount_deletes_referenced_orphans);
 	tcase_add_test(tc, interrupted_truncate_is_finished);
+	tcase_add_test(tc, long_truncate_tells_the_blocks);
 	tcase_add_test(tc, long_truncate_of_an_unlinked_file);
 	tcase_add_test(tc, fsync_is_durable);
 	tcase_add_test(tc, fsync_of_a_directory);

@@ -195,6 +195,22 @@ START_TEST(preallocated_blocks_stay)
 }
 END_TEST
 
+// Space for a long range ends after its first piece: the size stays, because whoever got the error goes on with it.
+START_TEST(failed_allocation_keeps_the_size)
+{
+	uint64_t ino, half = 1500 * MIB;
+
+	ft_new(&t, 2900 * MIB);
+	ino = ft_create(&t, ROOT_INO, "f");
+	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, 0, half), 0);
+	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, half, 2000 * MIB), -ENOSPC);
+	ck_assert_int_eq(ft_stat(&t, ino).st_size, (int64_t)half);
+	ck_assert_int_eq(ft_truncate(&t, ino, half), 0);
+	ck_assert_int_eq(ft_stat(&t, ino).st_blocks, (int64_t)half / 512);
+	ft_end(&t);
+}
+END_TEST
+
 START_TEST(limits)
 {
 	uint8_t *buf = pattern(2 * BLK_SIZE, 7), got[10];
@@ -591,6 +607,7 @@ int main(void)
 	tcase_add_test(tc, sequential_writes_are_contiguous);
 	tcase_add_test(tc, appends_and_copy_on_write);
 	tcase_add_test(tc, preallocated_blocks_stay);
+	tcase_add_test(tc, failed_allocation_keeps_the_size);
 	tcase_add_test(tc, limits);
 	tcase_add_test(tc, seeking);
 	tcase_add_test(tc, copying);
