@@ -147,7 +147,7 @@ static void log_from_libfuse(enum fuse_log_level level, const char *fmt, va_list
 
 static enum mount_exit mount_volume(struct daemon *d)
 {
-	struct transport_opts transport_opts = { .max_threads = MAX_THREADS };
+	struct transport_opts transport_opts = { .max_threads = MAX_THREADS, .poll_us = d->opts->poll_us };
 	struct stat st;
 	int rc;
 

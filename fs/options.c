@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #define COMMIT_MAX_S 3600
+#define POLL_AUTO_US 200
+#define POLL_MAX_US 10000
 
 enum opt_kind {
 	OPT_IGNORE,      // for mount(8) itself, or what we do in any case
@@ -22,6 +24,7 @@ enum opt_kind {
 	OPT_ALLOW_OTHER,
 	OPT_WRITEBACK,
 	OPT_COMMIT,
+	OPT_POLL,
 	OPT_REMOUNT,
 };
 
@@ -39,6 +42,7 @@ static const struct opt opt_table[] = {
 	{ "allow_other", OPT_ALLOW_OTHER },
 	{ "writeback", OPT_WRITEBACK },
 	{ "commit=", OPT_COMMIT },
+	{ "poll=", OPT_POLL },
 	{ "remount", OPT_REMOUNT },
 	{ "suid", OPT_KERNEL },
 	{ "nosuid", OPT_KERNEL },
@@ -93,18 +97,36 @@ static int add_kernel(struct options *o, const char *word)
 	return n >= 0 && (size_t)n < sizeof(o->kernel) - used ? 0 : -EINVAL;
 }
 
-static int parse_commit(struct options *o, const char *text, struct errmsg *why)
+static bool parse_number(const char *text, unsigned min, unsigned max, unsigned *out)
 {
 	char *end;
-	unsigned long seconds;
+	unsigned long n;
 
 	errno = 0;
-	seconds = strtoul(text, &end, 10);
-	if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || seconds < 1 || seconds > COMMIT_MAX_S) {
-		errmsg_set(why, "commit=%s: give a number of seconds from 1 to %d", text, COMMIT_MAX_S);
+	n = strtoul(text, &end, 10);
+	if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || n < min || n > max)
+		return false;
+	*out = (unsigned)n;
+	return true;
+}
+
+static int parse_commit(struct options *o, const char *text, struct errmsg *why)
+{
+	if (parse_number(text, 1, COMMIT_MAX_S, &o->commit_s))
+		return 0;
+	errmsg_set(why, "commit=%s: give a number of seconds from 1 to %d", text, COMMIT_MAX_S);
+	return -EINVAL;
+}
+
+static int parse_poll(struct options *o, const char *text, struct errmsg *why)
+{
+	o->poll_us = POLL_AUTO_US;
+	if (strcmp(text, "off") == 0)
+		o->poll_us = 0;
+	else if (strcmp(text, "auto") != 0 && !parse_number(text, 0, POLL_MAX_US, &o->poll_us)) {
+		errmsg_set(why, "poll=%s: give auto, off, or a number of microseconds up to %d", text, POLL_MAX_US);
 		return -EINVAL;
 	}
-	o->commit_s = (unsigned)seconds;
 	return 0;
 }
 
@@ -139,6 +161,8 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 		return 0;
 	case OPT_COMMIT:
 		return parse_commit(o, strchr(word, '=') + 1, why);
+	case OPT_POLL:
+		return parse_poll(o, strchr(word, '=') + 1, why);
 	case OPT_REMOUNT:
 		errmsg_set(why, "the daemon's options cannot change while it runs: unmount and mount again "
 		           "(for the kernel's own options: mount -i -o remount,…)");
@@ -272,7 +296,8 @@ int options_parse(int argc, char **argv, struct options *out, struct errmsg *why
 	char *list = NULL;
 	int rc;
 
-	*out = (struct options){ .action = OPTIONS_MOUNT, .atime = FS_RELATIME, .helper = called_as_helper(argv[0]) };
+	*out = (struct options){ .action = OPTIONS_MOUNT, .atime = FS_RELATIME, .poll_us = POLL_AUTO_US,
+	                         .helper = called_as_helper(argv[0]) };
 	rc = parse_switches(argc, argv, out, &list, why);
 	if (rc == 0 && out->action == OPTIONS_MOUNT) {
 		rc = operands(argc, argv, out, why);
@@ -300,6 +325,9 @@ void options_help(FILE *to)
 	      "  ro rw                read only; read and write (default)\n"
 	      "  commit=SECONDS       longest time until a change is on the device without\n"
 	      "                       fsync (default 5)\n"
+	      "  poll=MICROSECONDS    how long the daemon looks for the next request before\n"
+	      "                       it sleeps, while they keep coming; auto (default, 200)\n"
+	      "                       or off\n"
 	      "  relatime noatime strictatime\n"
 	      "                       when reading a file updates its access time\n"
 	      "                       (default relatime)\n"

@@ -45,6 +45,7 @@ struct options {
 	bool allow_other;
 	bool writeback;
 	unsigned commit_s;      // seconds between commits; 0 = the volume's default
+	unsigned poll_us;       // see duty.h; 0 = never
 	enum fs_atime atime;
 	char kernel[OPTIONS_KERNEL_LEN]; // for the mount itself: "nosuid,nodev,…", or empty
 };

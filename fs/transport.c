@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Requests over /dev/fuse: threads that each read a request, process it, reply, and read the next.
+// Requests over /dev/fuse: threads that each take the duty (duty.h), read a request, process it and reply.
 //
-// All idle threads sleep in read(2) on the same descriptor, and the kernel wakes exactly one for a request: one wake-up, no queue and no
-// lock of ours. The first request that leaves nobody reading starts another thread, up to max_threads. Threads stay for as long as
-// the mount: starting them again and again was measured at a third of the speed.
-//
-// Also tried, over an in-memory filesystem on two CPUs with other programs running: one reader that works short requests off itself and
-// hands the reading over before long ones, which is no faster for names and attributes and reaches 0.3 to 0.8 of the speed for small reads
-// (the hand-over is a second wake-up); and spinning for 20 to 200 µs before going to sleep, which in some runs nearly doubled the rate of a
-// single client and in others took two thirds of it away.
+// Threads are started when somebody has to take the duty over and nobody is parked, up to max_threads, and stay for as long as the
+// mount: starting them again and again was measured at a third of the speed.
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <pthread.h>
 #include <signal.h>
@@ -26,6 +21,7 @@
 #define FUSE_USE_VERSION 35
 #include <fuse3/fuse_lowlevel.h>
 
+#include "fs/duty.h"
 #include "fs/transport.h"
 #include "util/blk.h"
 #include "util/log.h"
@@ -53,7 +49,8 @@ struct transport {
 	uint32_t init_offered; // flags
 	atomic_bool killpriv;
 
-	atomic_uint n_idle; // threads that wait for a request, or are about to
+	struct duty duty;
+	bool has_duty;
 	atomic_bool stopping;
 
 	pthread_mutex_t lock;
@@ -139,36 +136,19 @@ static void free_worker(struct worker *w)
 }
 
 // A thread that cannot be had is no error: the present ones go on.
-static void start_worker(struct transport *t)
+static void start_worker(void *ctx)
 {
+	struct transport *t = ctx;
 	struct worker *w;
 
 	pthread_mutex_lock(&t->lock);
 	if (!atomic_load(&t->stopping) && t->n_workers < t->opts.max_threads && (w = new_worker(t)) != NULL) {
-		atomic_fetch_add(&t->n_idle, 1);
-		if (pthread_create(&w->thread, NULL, worker_main, w) == 0) {
+		if (pthread_create(&w->thread, NULL, worker_main, w) == 0)
 			t->workers[t->n_workers++] = w;
-		} else {
-			atomic_fetch_sub(&t->n_idle, 1);
+		else
 			free_worker(w);
-		}
 	}
 	pthread_mutex_unlock(&t->lock);
-}
-
-// Reads one request: its length, 0 when it is time to leave, or a negative errno.
-static ssize_t next_request(struct worker *w)
-{
-	ssize_t n;
-
-	do {
-		if (atomic_load_explicit(&w->t->stopping, memory_order_relaxed))
-			return 0;
-		n = read(w->t->fd, w->buf, BUF_BYTES);
-	} while (n < 0 && (errno == EINTR || errno == ENOENT)); // ENOENT: that request was interrupted before we had it
-	if (n >= 0)
-		return n;
-	return errno == ENODEV ? 0 : -errno; // unmounted, or aborted through /sys/fs/fuse/connections
 }
 
 static void end_session(struct transport *t, int err)
@@ -180,7 +160,9 @@ static void end_session(struct transport *t, int err)
 	pthread_mutex_lock(&t->lock);
 	if (t->err == 0)
 		t->err = err;
+	atomic_store(&t->stopping, true);
 	pthread_mutex_unlock(&t->lock);
+	duty_stop(&t->duty);
 	if (write(t->ended_fd, &one, sizeof(one)) < 0) // only a full counter refuses, and then it is readable
 		return;
 }
@@ -189,16 +171,19 @@ static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	struct transport *t = w->t;
-	ssize_t n;
+	ssize_t n = 0;
 
-	while ((n = next_request(w)) > 0) {
-		if (atomic_fetch_sub(&t->n_idle, 1) == 1)
-			start_worker(t);
+	while (duty_take(&t->duty) && (n = duty_read(&t->duty, w->buf, BUF_BYTES)) > 0) {
+		uint32_t opcode = ((const struct fuse_in_header *)w->buf)->opcode;
+		uint64_t start_ns = duty_now_ns();
+
+		duty_leave(&t->duty, opcode);
 		prepare_request(t, w->buf, (size_t)n);
 		fuse_session_process_buf(t->se, &(struct fuse_buf){ .size = (size_t)n, .mem = w->buf });
-		atomic_fetch_add(&t->n_idle, 1);
+		duty_done(&t->duty, opcode, start_ns);
 	}
-	end_session(t, (int)n);
+	if (!atomic_load(&t->stopping))
+		end_session(t, (int)n);
 	return NULL;
 }
 
@@ -206,6 +191,8 @@ static void *worker_main(void *arg)
 
 static void free_transport(struct transport *t)
 {
+	if (t->has_duty)
+		duty_destroy(&t->duty);
 	if (t->ended_fd >= 0)
 		close(t->ended_fd);
 	pthread_mutex_destroy(&t->lock);
@@ -233,6 +220,12 @@ int transport_create(struct fuse_session *se, const struct transport_opts *opts,
 	rc = t->workers == NULL ? -ENOMEM : t->ended_fd < 0 ? -EMFILE : 0;
 	if (rc == 0 && sigaction(WAKE_SIGNAL, &wake, NULL) < 0)
 		rc = -errno;
+	if (rc == 0 && fcntl(t->fd, F_SETFL, O_NONBLOCK) < 0)
+		rc = -errno;
+	if (rc == 0) {
+		rc = duty_init(&t->duty, t->fd, opts->poll_us, start_worker, t);
+		t->has_duty = rc == 0;
+	}
 	if (rc == 0)
 		rc = fuse_session_custom_io(se, &io, t->fd);
 	if (rc != 0) {
@@ -262,6 +255,7 @@ void transport_stop(struct transport *t)
 	pthread_mutex_lock(&t->lock); // from here on no thread is added
 	atomic_store(&t->stopping, true);
 	pthread_mutex_unlock(&t->lock);
+	duty_stop(&t->duty);
 }
 
 // A thread that sleeps in read(2) wakes for a signal. One that is just about to sleep misses it, so it is sent until the thread is gone.

@@ -9,8 +9,8 @@
 // Lock:   none needed by callers; create, start, stop and destroy belong to one thread.
 // Errors: 0 or a negative errno.
 //
-// R1  Every request is processed on one thread from reading to replying; a request that can block for long never keeps the others from
-//     being read, as long as fewer than max_threads are blocked.
+// R1  Every request is processed on one thread from reading to replying; a request that takes long keeps the others from being read for
+//     two milliseconds at most (duty.h, Y1), as long as fewer than max_threads are at such requests.
 // R2  The session's userdata points to an object whose first member is the `struct transport *`.
 // R3  SIGUSR1 belongs to the transport: it wakes its threads at the end.
 // R4  For a WRITE, fuse_file_info.fh is not a file handle (this filesystem has none) but TRANSPORT_FH_* bits of the request.
@@ -31,6 +31,7 @@ struct transport;
 #define TRANSPORT_MAX_WRITE (1u << 20) // bytes of data in one request
 
 struct transport_opts {
+	unsigned poll_us; // how long to poll for the next request before sleeping, while they keep coming; 0 = never
 	unsigned max_threads; // 1 … 256; each costs TRANSPORT_MAX_WRITE of address space and, while it has had writes, of memory
 };
 

@@ -14,6 +14,7 @@ fails_with 1 "too many arguments" "$DAEMON" "$image" "$mnt" more
 fails_with 1 "unknown mount option 'noexce'" "$DAEMON" -o ro,noexce "$image" "$mnt"
 fails_with 1 "unknown mount option 'uid=5'" "$DAEMON" -o uid=5 "$image" "$mnt"
 fails_with 1 "commit=0" "$DAEMON" -o commit=0 "$image" "$mnt"
+fails_with 1 "poll=soon" "$DAEMON" -o poll=soon "$image" "$mnt"
 fails_with 1 "commit=5x" "$DAEMON" -o commit=5x "$image" "$mnt"
 fails_with 1 "unknown option" "$DAEMON" --no-such "$image" "$mnt"
 fails_with 1 "needs a value" "$DAEMON" "$image" "$mnt" -o
@@ -27,7 +28,7 @@ manual_options() {
 	sed -n '/^\.SH MOUNT OPTIONS/,/^\.SH SIGNALS/p' "$srcdir_top/man/hybridfs.8" | sed -e ':a' -e '/\\$/{N;s/\\\n//;ba;}' |
 		sed -n '/^\.TP/{n;s/^\.B[RI]* //;p;}' | grep -v '^SIG'
 }
-words() { tr -s ' ",\n' '\n' | sed -e 's/=.*/=/' -e '/^seconds$/d' -e '/^$/d' | sort -u; }
+words() { tr -s ' ",\n' '\n' | sed -e 's/=.*/=/' -e '/^seconds$/d' -e '/^microseconds$/d' -e '/^$/d' | sort -u; }
 same "$(help_options | words)" "$(manual_options | words)" "mount options of --help and of the man page"
 
 # Everything that fstab may hold.
