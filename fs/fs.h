@@ -79,8 +79,10 @@ int fs_readlink(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len)
 
 // Directory entries after a cookie (0 = from the start), in cookie order: "." and ".." (cookies 1 and 2) first. emit() returns true if
 // the entry fitted; false ends the scan (the entry is not counted). `st` has at least st_ino and the type in st_mode; with `plus` all of it,
-// and an emitted entry (not "." and "..") has got a reference. Stable under concurrent changes: an entry that exists during the whole
+// and an emitted entry (not "." and "..") has got a reference; except in directories of more than FS_PLUS_MAX entries, where st_nlink
+// is 0: no attributes, no reference. (They do not fit into one request, so most names would come without anyway.) Stable under concurrent changes: an entry that exists during the whole
 // walk is seen exactly once. emit() runs under the store's lock: it must not call back into the filesystem.
+#define FS_PLUS_MAX 256u
 typedef bool (*fs_emit_fn)(void *ctx, const char *name, const struct stat *st, uint64_t cookie);
 int fs_readdir(struct fs *fs, uint64_t ino, uint64_t cookie, bool plus, fs_emit_fn emit, void *ctx) ATTR_MUST_USE;
 

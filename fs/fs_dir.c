@@ -89,6 +89,8 @@ int fs_readdir(struct fs *fs, uint64_t ino, uint64_t cookie, bool plus, fs_emit_
 		return r;
 	if (cookie < COOKIE_DOTDOT)
 		emit_dots(&w, &row);
+	if (row.size_bytes > FS_PLUS_MAX)
+		w.plus = false;
 	do {
 		if (w.full)
 			break;

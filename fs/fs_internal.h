@@ -23,6 +23,7 @@ struct reaper {
 	pthread_cond_t idle;  // for reaper_drain()
 	uint64_t *queue;      // orphans without references: a ring
 	size_t head, n, cap;
+	unsigned n_waiting;   // threads in reaper_drain()
 	bool busy, stop;
 	bool rescan;       // look through the orphan table now
 	bool rescan_later; // something had to be passed over; look again at the next tick

@@ -176,7 +176,7 @@ static bool emit_name_and_attr(void *ctx, const char *name, const struct stat *s
 	struct fuse_entry_param e = entry_param(&(struct fs_entry){ .ino = st->st_ino, .st = *st });
 	size_t n;
 
-	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+	if (st->st_nlink == 0 || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		e.ino = 0;
 	n = fuse_add_direntry_plus(l->req, l->buf + l->used, l->size - l->used, name, &e, (off_t)cookie);
 	if (n > l->size - l->used)

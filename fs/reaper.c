@@ -5,6 +5,8 @@
 // Work comes as inode numbers in a queue (from forget and unlink) and, at the start, from the orphan table. Nothing
 // here is lost if it is not done: the row in the orphan table stays, and the next mount begins with it.
 //
+// It lets work gather for GATHER_MS before it begins: being woken for each deleted file cost a third of the deletions per second.
+//
 // The thread never waits for an inode's data lock: whoever waits in reaper_drain() may hold one. What it finds locked it passes over
 // and looks at again at a later tick.
 #include <errno.h>
@@ -17,6 +19,7 @@
 #include "util/log.h"
 
 #define TICK_S 5
+#define GATHER_MS 10
 #define QUEUE_MIN 64u
 #define LIST_BATCH 64u
 #define IDLE_BATCH 64u
@@ -58,7 +61,8 @@ void reaper_queue(struct fs *fs, uint64_t ino)
 	pthread_mutex_lock(&rp->lock);
 	if (!push_locked(rp, ino))
 		rp->rescan_later = true; // its row in the orphan table remembers it
-	pthread_cond_signal(&rp->wake);
+	if (rp->n == 1)
+		pthread_cond_signal(&rp->wake);
 	pthread_mutex_unlock(&rp->lock);
 }
 
@@ -69,8 +73,11 @@ void reaper_drain(struct fs *fs)
 	if (!rp->started)
 		return;
 	pthread_mutex_lock(&rp->lock);
+	rp->n_waiting++;
+	pthread_cond_signal(&rp->wake);
 	while ((rp->n > 0 || rp->rescan || rp->busy) && !rp->stop)
 		pthread_cond_wait(&rp->idle, &rp->lock);
+	rp->n_waiting--;
 	pthread_mutex_unlock(&rp->lock);
 }
 
@@ -208,6 +215,23 @@ static void rescan(struct fs *fs)
 	pthread_mutex_unlock(&rp->lock);
 }
 
+// The first of what may be many has come. Nobody may wait for it meanwhile.
+static void gather_locked(struct reaper *rp)
+{
+	struct timespec until;
+
+	if (rp->n == 0)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += GATHER_MS * 1000000L;
+	if (until.tv_nsec >= 1000000000L) {
+		until.tv_nsec -= 1000000000L;
+		until.tv_sec++;
+	}
+	while (!rp->stop && rp->n_waiting == 0 && pthread_cond_timedwait(&rp->wake, &rp->lock, &until) == 0)
+		continue;
+}
+
 // One piece of work, or a wait for it. The lock is held at entry and exit.
 static void step_locked(struct fs *fs, struct timespec *next_tick)
 {
@@ -221,6 +245,7 @@ static void step_locked(struct fs *fs, struct timespec *next_tick)
 		rp->busy = false;
 		pthread_cond_broadcast(&rp->idle);
 		pthread_cond_timedwait(&rp->wake, &rp->lock, next_tick);
+		gather_locked(rp);
 	} else {
 		rp->busy = true;
 		rp->rescan &= !do_rescan;

@@ -315,7 +315,7 @@ END_TEST
 struct walk {
 	uint64_t cookie;
 	unsigned n, limit, dots;
-	bool plus;
+	bool plus, has_attr;
 	uint8_t *seen; // by the number in the name
 };
 
@@ -334,7 +334,7 @@ static bool count_entry(void *ctx, const char *name, const struct stat *st, uint
 		return true;
 	}
 	ck_assert(S_ISREG(st->st_mode) && st->st_ino > ROOT_INO);
-	ck_assert_uint_eq(st->st_nlink, w->plus ? 1 : 0);
+	ck_assert_uint_eq(st->st_nlink, w->has_attr ? 1 : 0);
 	w->seen[atoi(name)]++;
 	return true;
 }
@@ -362,34 +362,40 @@ static void make_numbered(uint64_t dir, unsigned from, unsigned to)
 	}
 }
 
-START_TEST(big_directory)
+// Attributes and references come with the names of small directories only.
+static void walk_and_delete(unsigned n)
 {
-	enum { N = 20000 };
-	struct walk w = { .limit = 777, .seen = calloc(N, 1) };
+	struct walk w = { .limit = 777, .seen = calloc(n, 1) };
+	bool has_attr = n <= FS_PLUS_MAX;
 	char name[16];
 
 	ft_new(&t, 128 * MIB);
-	make_numbered(ROOT_INO, 0, N);
-	ck_assert_int_eq(ft_stat(&t, ROOT_INO).st_size, N);
+	make_numbered(ROOT_INO, 0, n);
+	ck_assert_int_eq(ft_stat(&t, ROOT_INO).st_size, n);
 	walk_all(ROOT_INO, &w, NULL);
 	ck_assert_uint_eq(w.dots, 2);
-	for (unsigned i = 0; i < N; i++)
+	for (unsigned i = 0; i < n; i++)
 		ck_assert_uint_eq(w.seen[i], 1);
-	w = (struct walk){ .limit = UINT_MAX, .seen = w.seen, .plus = true };
+	w = (struct walk){ .limit = UINT_MAX, .seen = w.seen, .plus = true, .has_attr = has_attr };
 	walk_all(ROOT_INO, &w, NULL);
-	for (unsigned i = 0; i < N; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		uint64_t ino;
 
 		ck_assert_uint_eq(w.seen[i], 2);
 		snprintf(name, sizeof(name), "%u", i);
 		ck_assert_int_eq(ft_lookup(&t, ROOT_INO, name, &ino), 0);
-		fs_forget(t.fs, ino, 2);
+		fs_forget(t.fs, ino, has_attr ? 2 : 1);
 		ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, name), 0);
 	}
 	ck_assert_int_eq(ft_stat(&t, ROOT_INO).st_size, 0);
 	free(w.seen);
 	ft_end(&t);
 }
+
+START_TEST(big_directory) { walk_and_delete(20000); }
+END_TEST
+
+START_TEST(small_directory_with_attributes) { walk_and_delete(FS_PLUS_MAX); }
 END_TEST
 
 // Entries 0 … 499 stay; others come and go between the calls.
@@ -949,6 +955,7 @@ int main(void)
 	tcase_add_test(tc, rename_exchange);
 	tcase_add_test(tc, rename_in_a_circle_is_damage);
 	tcase_add_test(tc, big_directory);
+	tcase_add_test(tc, small_directory_with_attributes);
 	tcase_add_test(tc, readdir_with_changes);
 	suite_add_tcase(s, tc);
 	tc = tcase_create("attributes");
