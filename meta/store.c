@@ -15,6 +15,8 @@
 #include "meta/store_internal.h"
 #include "util/log.h"
 
+#define BUSY_TIMEOUT_MS 60000
+
 // ---- errors ----
 
 int store_error(struct store *st, int rc, const char *what)
@@ -316,6 +318,9 @@ static int open_connection(const struct store_config *cfg, sqlite3 **db)
 	if (rc != SQLITE_OK)
 		return rc;
 	sqlite3_extended_result_codes(*db, 1);
+	// A connection that meets a COMMIT in the wal-index takes the writer's lock for a moment to look again. Whoever wanted it then
+	// must wait for this moment, not fail.
+	sqlite3_busy_timeout(*db, BUSY_TIMEOUT_MS);
 	sqlite3_db_config(*db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 	sqlite3_db_config(*db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
 	sqlite3_db_config(*db, SQLITE_DBCONFIG_ENABLE_VIEW, 0, NULL);

@@ -113,6 +113,7 @@ static sqlite3 *connect_db(struct env *env)
 	int rc = sqlite3_open_v2(DBVFS_FILE, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, dbvfs_name(env->vfs));
 
 	ck_assert_msg(rc == SQLITE_OK, "open: %s", sqlite3_errmsg(db));
+	sqlite3_busy_timeout(db, 60000); // as the store does, and says why
 	sql(db, "PRAGMA temp_store = MEMORY; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0");
 	return db;
 }
@@ -805,7 +806,6 @@ START_TEST(threads_write_checkpoint_and_read)
 	start_fresh(&env);
 	cp = (struct looper){ .env = &env };
 	rd = (struct looper){ .env = &env, .db = connect_db(&env) };
-	sqlite3_busy_timeout(rd.db, 10000); // a reader that meets a COMMIT in the wal-index may have to look again
 	ck_assert_int_eq(pthread_create(&cp_thread, NULL, checkpoint_loop, &cp), 0);
 	ck_assert_int_eq(pthread_create(&rd_thread, NULL, read_loop, &rd), 0);
 	for (int i = 1; i <= 250; i++) {
