@@ -86,7 +86,6 @@ void txn_failed(struct volume *vol, int err, const char *what)
 		          what, strerror(-err));
 }
 
-
 // ---- room for the database and its log ----
 //
 // Whatever is committed has to find its place: its pages in the log now, in the database at the next checkpoint. Nobody can
