@@ -5,111 +5,177 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "alloc/alloc_internal.h"
 #include "util/log.h"
 
-static int init_metaslabs(struct alloc *a, const struct alloc_config *cfg)
+// An arena for each 256 GiB, at most ARENAS_MAX of them if their blocks can be numbered with 32 bits.
+static uint32_t choose_arena_shift(uint64_t n_blks, uint32_t ms_shift)
 {
-	uint64_t ms_blks = 1ull << a->ms_shift, sum = 0;
+	uint32_t shift = max_u32(ms_shift, ARENA_SHIFT_MIN);
 
+	while (shift < 31 && (n_blks - 1) >> shift >= ARENAS_MAX)
+		shift++;
+	return shift;
+}
+
+static int init_metaslabs(struct alloc *a, const struct alloc_config *cfg, uint64_t *sum)
+{
+	*sum = 0;
 	for (uint32_t i = 0; i < a->n_ms; i++) {
 		struct metaslab *ms = &a->ms[i];
+		struct arena *ar = arena_of_ms(a, ms);
 
-		ms->first_abs = (uint64_t)i << a->ms_shift;
-		ms->n_blk = (uint32_t)min_u64(ms_blks, a->n_blks - ms->first_abs);
+		ms->n_blk = (uint32_t)min_u64(1ull << a->ms_shift, a->n_blks - ms_first_abs(a, ms));
 		if (cfg->ms_free_blk[i] > ms->n_blk) {
 			msg_error("allocator: the record of metaslab %u has more free blocks than the metaslab", i);
 			return -EUCLEAN;
 		}
 		atomic_init(&ms->free_blk, (uint32_t)cfg->ms_free_blk[i]);
 		ms->limbo.n_chunks = (ms->n_blk + LIMBO_CHUNK_BLK - 1) / LIMBO_CHUNK_BLK;
-		sum += cfg->ms_free_blk[i];
+		atomic_fetch_add(&ar->free_blk, cfg->ms_free_blk[i]);
+		atomic_fetch_add(&ar->unloaded_blk, cfg->ms_free_blk[i]);
+		*sum += cfg->ms_free_blk[i];
 	}
-	atomic_init(&a->free_blk, (int64_t)sum);
 	return 0;
+}
+
+static int init_arenas(struct alloc *a)
+{
+	int err;
+
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		struct arena *ar = &a->arenas[i];
+		struct engine_config cfg = { .part_shift = a->ms_shift };
+
+		ar->first_abs = (uint64_t)i << a->arena_shift;
+		ar->n_blk = (uint32_t)min_u64(1ull << a->arena_shift, a->n_blks - ar->first_abs);
+		ar->first_ms = i << (a->arena_shift - a->ms_shift);
+		ar->n_ms = ((ar->n_blk - 1) >> a->ms_shift) + 1;
+		pthread_mutex_init(&ar->lock, NULL);
+		cfg.n_blk = ar->n_blk;
+		err = a->ops->create(&cfg, &ar->engine);
+		if (err != 0)
+			return err;
+	}
+	return 0;
+}
+
+static void init_pool(struct alloc *a)
+{
+	for (uint32_t r = 0; r < N_ROTORS; r++)
+		atomic_init(&a->rotor[r], (uint32_t)((uint64_t)r * a->n_arenas / N_ROTORS));
+	for (uint32_t w = 0; w < N_WORDS; w++)
+		pthread_mutex_init(&a->words[w].refill_lock, NULL);
+	pthread_mutex_init(&a->release_lock, NULL);
+	pthread_mutex_init(&a->pending_lock, NULL);
+}
+
+static void *zeroed_aligned(size_t bytes)
+{
+	void *at = aligned_alloc(CACHE_LINES, bytes);
+
+	if (at != NULL)
+		memset(at, 0, bytes);
+	return at;
 }
 
 int alloc_create(const struct alloc_config *cfg, struct alloc **out)
 {
 	struct alloc *a;
-	uint64_t n_ms;
+	uint64_t n_ms, sum;
 	int err;
 
-	if (cfg->n_blks == 0 || cfg->ms_shift < MS_SHIFT_MIN || cfg->ms_shift > MS_SHIFT_MAX)
+	if (cfg->n_blks == 0 || cfg->ms_shift < ALLOC_MS_SHIFT_MIN || cfg->ms_shift > ALLOC_MS_SHIFT_MAX)
 		return -EINVAL;
 	n_ms = ((cfg->n_blks - 1) >> cfg->ms_shift) + 1;
 	if (n_ms >= NIL)
 		return -EINVAL;
-	a = calloc(1, sizeof(*a));
+	a = zeroed_aligned(sizeof(*a));
 	if (a == NULL)
 		return -ENOMEM;
 	a->n_blks = cfg->n_blks;
 	a->reserve_blk = cfg->reserve_blk;
 	a->ms_shift = cfg->ms_shift;
 	a->n_ms = (uint32_t)n_ms;
+	a->arena_shift = choose_arena_shift(cfg->n_blks, cfg->ms_shift);
+	a->n_arenas = (uint32_t)((cfg->n_blks - 1) >> a->arena_shift) + 1;
+	a->ops = cfg->engine != NULL ? cfg->engine : engines[0];
 	a->source = cfg->source;
 	a->source_ctx = cfg->source_ctx;
+	init_pool(a);
 	a->ms = calloc(a->n_ms, sizeof(struct metaslab));
-	err = a->ms == NULL ? -ENOMEM : init_metaslabs(a, cfg);
+	a->arenas = zeroed_aligned(a->n_arenas * sizeof(struct arena));
+	err = a->ms == NULL || a->arenas == NULL ? -ENOMEM : init_arenas(a);
+	if (err == 0)
+		err = init_metaslabs(a, cfg, &sum);
+	if (err == 0)
+		err = escrow_init(a, sum);
 	if (err != 0) {
-		free(a->ms);
-		free(a);
+		alloc_destroy(a);
 		return err;
 	}
-	for (uint32_t i = 0; i < a->n_ms; i++)
-		pthread_mutex_init(&a->ms[i].lock, NULL);
-	pthread_mutex_init(&a->release_lock, NULL);
-	pthread_mutex_init(&a->pending_lock, NULL);
-	for (uint32_t r = 0; r < N_ROTORS; r++)
-		atomic_init(&a->rotor[r], (uint32_t)((uint64_t)r * a->n_ms / N_ROTORS));
-	atomic_init(&a->memory, (int64_t)(sizeof(*a) + a->n_ms * sizeof(struct metaslab)));
+	atomic_init(&a->memory, (int64_t)(sizeof(*a) + a->n_ms * sizeof(struct metaslab) + a->n_arenas * sizeof(struct arena)));
 	*out = a;
 	return 0;
 }
 
+// What alloc_create has made, also if it stopped half way.
 void alloc_destroy(struct alloc *a)
 {
 	if (a == NULL)
 		return;
-	for (uint32_t i = 0; i < a->n_ms; i++)
+	for (uint32_t i = 0; a->ms != NULL && i < a->n_ms; i++)
 		ms_destroy(a, &a->ms[i]);
+	for (uint32_t i = 0; a->arenas != NULL && i < a->n_arenas; i++)
+		if (a->arenas[i].engine != NULL) {
+			a->ops->destroy(a->arenas[i].engine);
+			pthread_mutex_destroy(&a->arenas[i].lock);
+		}
+	for (uint32_t w = 0; w < N_WORDS; w++)
+		pthread_mutex_destroy(&a->words[w].refill_lock);
 	pthread_mutex_destroy(&a->release_lock);
 	pthread_mutex_destroy(&a->pending_lock);
+	if (a->escrows != NULL)
+		escrow_destroy(a);
+	free(a->arenas);
 	free(a->ms);
 	free(a);
 }
 
 // ---- changes of state ----
 
-static struct mrun part_in(const struct metaslab *ms, uint64_t start_abs, uint64_t len)
+static struct mrun part_in(const struct alloc *a, const struct metaslab *ms, uint64_t start_abs, uint64_t len)
 {
-	uint64_t from = max_u64(start_abs, ms->first_abs);
-	uint64_t to = min_u64(start_abs + len, ms->first_abs + ms->n_blk);
+	uint64_t first = ms_first_abs(a, ms), from = max_u64(start_abs, first), to = min_u64(start_abs + len, first + ms->n_blk);
 
-	return (struct mrun){ ms_rel(ms, from), (uint32_t)(to - from) };
+	return (struct mrun){ (uint32_t)(from - first), (uint32_t)(to - from) };
 }
 
-// The locks of all metaslabs that the range touches are held together, so that a range is refused or changed as a whole.
+// The locks of all arenas that the range touches are held together, so that a range is refused or changed as a whole.
 static int change(struct alloc *a, const struct ms_change *ch, uint64_t start_abs, uint64_t len, uint64_t epoch)
 {
 	const char *why = "it is not inside the volume";
 	struct metaslab *first, *last, *ms;
+	struct arena *first_ar, *last_ar, *ar;
 	int err = -EINVAL;
 
 	if (len == 0 || len > a->n_blks || start_abs > a->n_blks - len)
 		goto refused;
 	first = ms_of(a, start_abs);
 	last = ms_of(a, start_abs + len - 1);
-	for (ms = first; ms <= last; ms++)
-		pthread_mutex_lock(&ms->lock);
+	first_ar = arena_of(a, start_abs);
+	last_ar = arena_of(a, start_abs + len - 1);
+	for (ar = first_ar; ar <= last_ar; ar++)
+		pthread_mutex_lock(&ar->lock);
 	err = 0;
 	for (ms = first; ms <= last && err == 0; ms++)
-		err = ch->check(a, ms, part_in(ms, start_abs, len), epoch, &why);
+		err = ch->check(a, ms, part_in(a, ms, start_abs, len), epoch, &why);
 	for (ms = first; ms <= last && err == 0; ms++)
-		ch->apply(a, ms, part_in(ms, start_abs, len), epoch);
-	for (ms = first; ms <= last; ms++)
-		pthread_mutex_unlock(&ms->lock);
+		ch->apply(a, ms, part_in(a, ms, start_abs, len), epoch);
+	for (ar = first_ar; ar <= last_ar; ar++)
+		pthread_mutex_unlock(&ar->lock);
 	if (err != -EINVAL)
 		return err;
 refused:
@@ -123,7 +189,7 @@ int alloc_put(struct alloc *a, uint64_t start_blk, uint64_t len_blk)
 	int err = change(a, &ms_put_change, start_blk, len_blk, 0);
 
 	if (err == 0)
-		atomic_fetch_add(&a->free_blk, (int_fast64_t)len_blk);
+		escrow_give(a, current_cpu(), len_blk);
 	return err;
 }
 
@@ -152,8 +218,10 @@ void alloc_release(struct alloc *a, uint64_t epoch)
 	a->pending = NULL;
 	pthread_mutex_unlock(&a->pending_lock);
 	while ((ms = list) != NULL) {
+		struct arena *ar = arena_of_ms(a, ms);
+
 		list = ms->pending_next;
-		pthread_mutex_lock(&ms->lock);
+		pthread_mutex_lock(&ar->lock);
 		ms_release(a, ms, epoch);
 		ms->pending = ms->batches != NULL;
 		if (ms->pending) {
@@ -162,7 +230,7 @@ void alloc_release(struct alloc *a, uint64_t epoch)
 			a->pending = ms;
 			pthread_mutex_unlock(&a->pending_lock);
 		}
-		pthread_mutex_unlock(&ms->lock);
+		pthread_mutex_unlock(&ar->lock);
 	}
 	pthread_mutex_unlock(&a->release_lock);
 }
@@ -173,14 +241,8 @@ void alloc_stream_init(struct alloc_stream *s) { *s = (struct alloc_stream){ 0 }
 
 void alloc_stream_end(struct alloc_stream *s)
 {
-	if (s->a != NULL && s->window.start_blk != 0) {
-		struct metaslab *ms = ms_of(s->a, s->window.start_blk);
-
-		pthread_mutex_lock(&ms->lock);
-		if (s->window.len_blk > 0)
-			pool_window_drop(s->a, ms, s);
-		pthread_mutex_unlock(&ms->lock);
-	}
+	if (s->a != NULL)
+		hold_close(s->a, &s->window);
 	alloc_stream_init(s);
 }
 
@@ -188,56 +250,103 @@ void alloc_stream_end(struct alloc_stream *s)
 
 void alloc_get_stats(struct alloc *a, struct alloc_stats *out)
 {
-	int_fast64_t free_blk = atomic_load(&a->free_blk);
-
 	*out = (struct alloc_stats){
 		.total_blk = a->n_blks,
-		.free_blk = (uint64_t)free_blk,
+		.free_blk = escrow_count(a),
 		.freeing_blk = (uint64_t)atomic_load(&a->freeing_blk),
 		.reserve_blk = a->reserve_blk,
 		.n_metaslabs = a->n_ms,
 		.memory_bytes = (uint64_t)atomic_load(&a->memory),
+		.engine = a->ops->name,
 	};
 	for (uint32_t i = 0; i < a->n_ms; i++)
 		out->n_loaded += atomic_load(&a->ms[i].loaded);
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		out->memory_bytes += a->ops->bytes(a->arenas[i].engine);
 }
 
 void alloc_get_free(struct alloc *a, uint64_t *free_blk, uint64_t *freeing_blk)
 {
-	*free_blk = (uint64_t)atomic_load(&a->free_blk);
+	*free_blk = escrow_count(a);
 	*freeing_blk = (uint64_t)atomic_load(&a->freeing_blk);
+}
+
+// With the arena's lock; the metaslab is loaded. Calls fn for its free runs, with absolute block numbers.
+static int walk_locked(struct alloc *a, struct metaslab *ms, alloc_free_fn fn, void *ctx)
+{
+	struct arena *ar = arena_of_ms(a, ms);
+	uint32_t start = (uint32_t)(ms_first_abs(a, ms) - ar->first_abs), end = start + ms->n_blk;
+	struct mrun run = { start, 0 };
+	int err = 0;
+
+	while (err == 0 && mrun_end(run) < end) {
+		run = a->ops->next_run(ar->engine, mrun_end(run));
+		if (run.len == 0 || run.start >= end)
+			break;
+		err = fn(ctx, ar->first_abs + run.start, run.len);
+	}
+	return err;
+}
+
+int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx)
+{
+	int err = 0;
+
+	pool_reclaim_all(a);
+	for (uint32_t i = 0; i < a->n_ms && err == 0; i++) {
+		err = ms_lock_loaded(a, &a->ms[i]);
+		if (err != 0)
+			break;
+		err = walk_locked(a, &a->ms[i], fn, ctx);
+		pthread_mutex_unlock(&arena_of_ms(a, &a->ms[i])->lock);
+	}
+	return err;
+}
+
+static int note_longest(void *ctx, uint64_t start_blk ATTR_UNUSED, uint64_t len_blk)
+{
+	uint64_t *longest = ctx;
+
+	*longest = max_u64(*longest, len_blk);
+	return 0;
 }
 
 uint64_t alloc_largest_run(struct alloc *a, uint32_t ms_index)
 {
+	uint64_t largest = 0;
 	struct metaslab *ms;
-	uint64_t largest;
+	struct arena *ar;
 
 	if (ms_index >= a->n_ms)
 		return 0;
 	ms = &a->ms[ms_index];
-	pthread_mutex_lock(&ms->lock);
-	largest = ms->map != NULL ? buddy_largest(ms->map) : 0;
-	pthread_mutex_unlock(&ms->lock);
+	ar = arena_of_ms(a, ms);
+	pthread_mutex_lock(&ar->lock);
+	if (atomic_load(&ms->loaded))
+		(void)walk_locked(a, ms, note_longest, &largest);
+	pthread_mutex_unlock(&ar->lock);
 	return largest;
 }
 
 // Two rounds of a clock: the first spares what was used since the last call.
 void alloc_shrink(struct alloc *a, uint64_t target_bytes)
 {
+	struct alloc_stats stats;
+
+	pool_reclaim_all(a);
 	for (unsigned round = 0; round < 2; round++) {
 		for (uint32_t i = 0; i < a->n_ms; i++) {
 			struct metaslab *ms = &a->ms[i];
+			struct arena *ar = arena_of_ms(a, ms);
 
-			if ((uint64_t)atomic_load(&a->memory) <= target_bytes)
+			alloc_get_stats(a, &stats);
+			if (stats.memory_bytes <= target_bytes)
 				return;
 			if (!atomic_load(&ms->loaded) || (atomic_exchange(&ms->warm, false) && round == 0))
 				continue;
-			pthread_mutex_lock(&ms->lock);
-			if (ms->map != NULL)
-				pool_reclaim(a, ms);
+			pthread_mutex_lock(&ar->lock);
 			ms_unload(a, ms);
-			pthread_mutex_unlock(&ms->lock);
+			pthread_mutex_unlock(&ar->lock);
 		}
 	}
 }

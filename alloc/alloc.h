@@ -18,19 +18,20 @@
 // Metaslabs: the volume is cut into metaslabs of 2^ms_shift blocks. One is loaded (its free map built by asking the
 // source) when somebody needs it, and may be dropped again when none of its blocks is TAKEN. A free into an unloaded
 // metaslab only counts. FREEING runs are kept per metaslab by the allocator in both states and overlaid at load.
+// Neighbouring metaslabs form an arena: one lock, and one engine (engine.h) that knows what is free in it.
 //
 // Tiers: see doc/ALLOCATOR.md. Streams (below) are the per-file part of the pool.
 //
-// Locks: internally locked; any thread. Order: source->enter() (the store's lock) → a metaslab's lock. alloc_get() may
-// load, so it must NOT be called with the store's lock held; all other functions may be called either way.
+// Locks: internally locked; any thread. Order: source->enter() (the store's lock) → an arena's lock. alloc_get() may
+// load, so it must NOT be called with the store's lock held; all other functions may be called either way. Blocks out of a stream's
+// window or a word of the pool are had without any lock.
 //
 // Invariants (checked by alloc_check):
 // A1  Each block of a loaded metaslab is exactly one of FREE, TAKEN, OWNED, FREEING; the free map says FREE for the first only.
-// A2  free_blk of a metaslab = number of FREE blocks (loaded: counted from its bitmap). The volume's count is their sum.
-//     Blocks in streams' windows and in pools are still FREE in the counts that users see.
-// A3  Every span of 1 MiB in which free runs start stands in the size index exactly once, in the bin of the longest of
-//     them. (Shorter ones in the same span are found in the span's own bits.)
-// A4  taken_blk of a metaslab = blocks handed out and neither committed nor put back.
+// A2  free_blk of a metaslab = blocks that the free map says are FREE (loaded: counted). Their sum and what the pool
+//     holds (streams' windows, words) is the count that users see.
+// A3  The engine's own invariants (E1–E3; the hybrid one: H1–H3).
+// A4  out_blk of a metaslab = blocks handed out and neither committed nor put back, and what the pool holds there.
 //
 // Units: blocks. Errors: negative errno; a bad free is -EINVAL, logged with its numbers, and changes nothing.
 #ifndef HYBRIDFS_ALLOC_ALLOC_H
@@ -45,9 +46,12 @@
 
 #define ALLOC_WINDOW_MAX_BLK 1024u // 4 MiB: the largest window of a stream
 #define ALLOC_MAX_RUN_BLK (1u << 30)
+#define ALLOC_MS_SHIFT_MIN 12u
+#define ALLOC_MS_SHIFT_MAX 30u
 
 struct alloc;
 struct alloc_loader;
+struct engine_ops;
 
 // Where the truth about a metaslab comes from. A new metaslab is all free; load() tells what is not, or not any more, in
 // any order of calls to the two marking functions below (later calls win).
@@ -57,29 +61,40 @@ struct alloc_source {
 	int (*load)(void *ctx, uint32_t ms, struct alloc_loader *loader); // 0 or negative errno (-EUCLEAN, -EIO …)
 };
 int alloc_loader_mark(struct alloc_loader *loader, uint64_t start_blk, uint64_t len_blk, bool used) ATTR_MUST_USE;
+// The whole metaslab at once: a bit that is 1 is a used block, one that is 0 changes nothing. Bits beyond the metaslab's end are ignored.
+int alloc_loader_mark_used_bits(struct alloc_loader *loader, const uint64_t *used_bits) ATTR_MUST_USE;
 
 struct alloc_config {
 	uint64_t n_blks;      // of the volume
-	uint32_t ms_shift;    // log2 of a metaslab's blocks
+	uint32_t ms_shift;    // log2 of a metaslab's blocks: ALLOC_MS_SHIFT_MIN … ALLOC_MS_SHIFT_MAX
 	uint64_t reserve_blk; // only for requests with ALLOC_USE_RESERVE: keeps metadata and deletes going when full
 	const uint64_t *ms_free_blk; // free blocks of each metaslab, n_metaslabs of them; copied
 	const struct alloc_source *source;
 	void *source_ctx;
+	const struct engine_ops *engine; // NULL = the hybrid one; see engine.h
 };
 
 int alloc_create(const struct alloc_config *cfg, struct alloc **out) ATTR_MUST_USE;
 void alloc_destroy(struct alloc *a);
+
+// A run of free blocks that is set apart. Its owner takes blocks from the front by compare-and-swap, without a lock; the
+// allocator may take the rest back at any time in the same way.
+struct alloc_hold {
+	_Atomic uint64_t run;            // start_blk << 24 | len_blk
+	uint64_t home_blk;               // its first block when it was opened; 0: not opened. The owner's.
+	struct alloc_hold *prev, *next;  // among those of its arena; under the arena's lock
+	bool linked;                     // is in that list; under the arena's lock
+};
 
 // A stream: one file being written. Keeps its blocks together: remembers where the last ones were and holds a window of
 // free blocks after them, which doubles from 16 blocks to ALLOC_WINDOW_MAX_BLK as the stream goes on. Embed it in the
 // inode; the caller serialises the uses of one stream, and ends it before its memory or the allocator goes
 // away. The allocator may take windows back when space is short.
 struct alloc_stream {
-	struct alloc *a;                  // NULL until first used
-	struct alloc_stream *prev, *next; // the allocator's list of streams with a window
-	struct run window;                // protected by the allocator (start_blk: written by the caller's thread only)
-	uint64_t goal_blk;                // block after the last one given
-	uint32_t window_blk;              // size of the next window
+	struct alloc *a;          // NULL until first used
+	struct alloc_hold window;
+	uint64_t goal_blk;        // block after the last one given
+	uint32_t window_blk;      // size of the next window
 };
 void alloc_stream_init(struct alloc_stream *s);
 void alloc_stream_end(struct alloc_stream *s); // gives the window back; the stream may be used again
@@ -119,12 +134,18 @@ struct alloc_stats {
 	uint64_t reserve_blk;
 	uint32_t n_metaslabs, n_loaded;
 	uint64_t memory_bytes;
+	const char *engine; // its name
 };
 void alloc_get_stats(struct alloc *a, struct alloc_stats *out);
 void alloc_get_free(struct alloc *a, uint64_t *free_blk, uint64_t *freeing_blk); // these two alone, at next to no cost
 
 // Largest free run of a metaslab: exact if loaded, otherwise 0. A hint for the metaslab's row.
 uint64_t alloc_largest_run(struct alloc *a, uint32_t ms);
+
+// Calls fn for each free run, by address; loads what is not loaded. Windows and pools are given back first. A non-zero result of fn ends it
+// and is returned. fn must not call the allocator.
+typedef int (*alloc_free_fn)(void *ctx, uint64_t start_blk, uint64_t len_blk);
+int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx) ATTR_MUST_USE;
 
 // Gives back windows and pools and drops cold metaslabs until memory_bytes <= target (best effort).
 void alloc_shrink(struct alloc *a, uint64_t target_bytes);

@@ -1,164 +1,47 @@
 // SPDX-License-Identifier: MIT
-// Inside the allocator: the structures of a metaslab and the functions that its files share. doc/ALLOCATOR.md tells how
-// they work together; in one picture:
+// Inside the allocator, above the engines. doc/ALLOCATOR.md tells how the parts work together; in one picture:
 //
-//      alloc.c    public functions: validation, ranges over metaslabs, epochs, counts
-//      get.c      one alloc_get: window → goal → word → best fit → several pieces
-//      pick.c     which metaslab serves a request
+//      alloc.c    public functions: validation, ranges over metaslabs, epochs, streams
+//      get.c      one alloc_get: window → goal → word → arenas → several pieces
+//      arena.c    which arena serves a request, and where in it
 //      pool.c     top tier: streams' windows and words for small requests, and taking them back
-//      slab.c     middle tier: spans of 1 MiB whose holes are shorter than a span
-//      buddy.c    bottom tier: the free map and the size index: best fit, split, merge
-//      limbo.c    blocks that are neither to be had nor owned: FREEING by epoch, and what the pool holds
+//      escrow.c   the volume's count of free blocks, spread so that processors do not share a line
 //      metaslab.c one metaslab: load, unload, and the changes of state of its blocks, with the counts
-//      bitset.c   a set of small integers with 64-way summaries
+//      limbo.c    blocks that are FREEING, by epoch
 //      check.c    alloc_check
+//      engines.c  the list of engines; below them buddy.c, slab.c, bins.c (hybrid.h) and engine_*.c
 //
-// Block numbers here are relative to their metaslab and 32 bits wide, unless the name says abs.
+// Block numbers named abs are the volume's. Others are relative to their arena (as engine.h has them), or to their
+// metaslab where `struct mrun` is called r.
 //
-// Locks, in order: the store's (source->enter) → release_lock → metaslabs' locks (several only by ascending number) →
-// pending_lock. All functions below that take a metaslab want its lock held, unless they say otherwise.
+// Locks, in order: the store's (source->enter) → release_lock → arenas' locks (several only by ascending number) →
+// pending_lock, escrow's lock. All functions below that take an arena or a metaslab want the arena's lock held, unless they say otherwise.
 #ifndef HYBRIDFS_ALLOC_ALLOC_INTERNAL_H
 #define HYBRIDFS_ALLOC_ALLOC_INTERNAL_H
 
 #include <pthread.h>
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "alloc/alloc.h"
+#include "alloc/bits.h"
+#include "alloc/engine.h"
 #include "util/blk.h"
 
-#define NIL UINT32_MAX
+#define SMALL_MAX_BLK 16u      // larger requests do not use words
+#define WORD_BLK 64u           // 256 KiB
+#define LARGE_BLK 256u         // 1 MiB
+#define TOLERANT_BLK 128u      // from here on a request that may be split takes a part of the longest run
+#define N_WORDS 64u
+#define N_ROTORS 16u
+#define ARENAS_MAX 16u
+#define ARENA_SHIFT_MIN 26u       // 256 GiB: each arena keeps some runs of every length; together they shall be little
+#define CACHE_LINES 128u       // processors fetch two lines of 64 bytes at once
 
-#define MS_SHIFT_MIN 12u
-#define MS_SHIFT_MAX 26u
-
-#define SPAN_SHIFT 8u
-#define SPAN_BLK (1u << SPAN_SHIFT) // 1 MiB
-#define SMALL_MAX_BLK 16u           // larger requests do not use words
-#define WORD_BLK 64u                // 256 KiB
-#define N_WORDS 8u                  // per metaslab
-#define N_ROTORS 8u
-
-// A run inside a metaslab; len 0 = none.
-struct mrun {
-	uint32_t start, len;
-};
-
-static inline uint32_t mrun_end(struct mrun r) { return r.start + r.len; }
-static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
-
-// ---- bits in an array of words (a set bit in a free map is a free block) ----
-
-static inline bool bits_test(const uint64_t *bits, uint32_t pos) { return bits[pos / 64] >> (pos % 64) & 1; }
-
-// The part of word `w` that [start, start + len) covers. The range must reach into the word.
-static inline uint64_t bits_mask(uint32_t w, uint32_t start, uint32_t len)
-{
-	uint32_t from = start > w * 64 ? start - w * 64 : 0;
-	uint32_t to = min_u32(start + len - w * 64, 64);
-
-	return (~0ull >> (64 - (to - from))) << from;
-}
-
-void bits_set(uint64_t *bits, uint32_t start, uint32_t len);
-void bits_clear(uint64_t *bits, uint32_t start, uint32_t len);
-bool bits_any(const uint64_t *bits, uint32_t start, uint32_t len);
-// First set / first clear position in [from, end), or end.
-uint32_t bits_next_set(const uint64_t *bits, uint32_t from, uint32_t end);
-uint32_t bits_next_clear(const uint64_t *bits, uint32_t from, uint32_t end);
-// The lowest p >= floor such that [p, from) is all set.
-uint32_t bits_set_back_to(const uint64_t *bits, uint32_t from, uint32_t floor);
-
-// ---- bitset.c: a set of integers below n. Each operation takes at most 2 × levels steps: 6 for 2^18 ----
-
-#define BITSET_LEVELS 4u
-
-struct bitset {
-	uint32_t n_levels;
-	uint32_t n_words[BITSET_LEVELS];
-	uint64_t *level[BITSET_LEVELS]; // [0]: the members; [k + 1] has a bit for each word of [k] that is not zero
-};
-
-int bitset_init(struct bitset *set, uint32_t n) ATTR_MUST_USE; // 0 or -ENOMEM
-void bitset_free(struct bitset *set);                         // zero-initialised is allowed
-size_t bitset_bytes(const struct bitset *set);
-void bitset_add(struct bitset *set, uint32_t pos);
-void bitset_remove(struct bitset *set, uint32_t pos);
-uint32_t bitset_next(const struct bitset *set, uint32_t from); // smallest member >= from, or NIL
-uint32_t bitset_prev(const struct bitset *set, uint32_t from); // largest member <= from, or NIL
-bool bitset_summaries_hold(const struct bitset *set);
-
-// ---- buddy.c: the free map of a loaded metaslab and the index of its free runs ----
-//
-// One bit per block is the truth. The index has one fixed entry per span and none per run: a span in which free runs start
-// stands in the bin of the longest of them. So no operation needs memory, and no load of any shape outgrows 16 bytes
-// per MiB. What makes it work is this:
-//
-// I1  A run of at least SPAN_BLK blocks is the longest one that starts in its span (a longer neighbour in the same
-//     span would have to start after it, but it covers the rest of the span).
-
-#define N_BINS 736u // see bin_of()
-
-struct span {
-	uint32_t prev, next; // in the list of its bin
-	uint32_t len;        // of the longest run that starts in this span; 0: none starts here, not in the index
-	uint32_t off;        // where in the span it starts
-};
-
-struct buddy {
-	uint32_t n_blk, n_spans;
-	uint64_t *bits;         // n_spans × SPAN_BLK of them; those beyond n_blk are never set
-	struct span *spans;
-	struct bitset starts;   // spans with len > 0
-	struct bitset bins;     // bins with a span in them
-	uint32_t head[N_BINS];  // first span, or NIL
-};
-
-// Lengths below 64 have a bin each, above there are 32 bins for each power of two.
-static inline uint32_t bin_of(uint32_t len)
-{
-	uint32_t exp;
-
-	if (len < 64)
-		return len;
-	exp = 31 - (uint32_t)__builtin_clz(len);
-	return 64 + (exp - 6) * 32 + (len >> (exp - 5) & 31);
-}
-
-struct buddy *buddy_new(uint32_t n_blk); // all blocks free, index not built; NULL = no memory
-void buddy_destroy(struct buddy *map);      // NULL is allowed
-size_t buddy_bytes(const struct buddy *map);
-uint32_t buddy_count_free(const struct buddy *map); // free blocks, counted
-void buddy_build(struct buddy *map);             // the index from the bits
-
-struct mrun buddy_run_at(const struct buddy *map, uint32_t blk); // the free run around a free block
-// Takes [start, start + len) out of the free run `run` that holds it; gives a range back, merging with its neighbours.
-void buddy_take(struct buddy *map, struct mrun run, uint32_t start, uint32_t len);
-void buddy_give(struct buddy *map, uint32_t start, uint32_t len);
-
-// A run of at least len blocks, as short as a search of at most 2 × FIT_SCAN entries finds, or len 0. With `all`, a
-// run of that length is found if there is one; this may look at every run in the bin of len, at most n_blk / len.
-#define FIT_SCAN 8u
-struct mrun buddy_fit(const struct buddy *map, uint32_t len, bool all);
-struct mrun buddy_top(const struct buddy *map);     // one from the highest bin; len 0 when nothing is free
-uint32_t buddy_largest(const struct buddy *map);    // exact; looks at the whole highest bin
-uint32_t buddy_top_bin(const struct buddy *map);    // 0 when nothing is free
-
-// ---- slab.c: holes inside a span. At most SPAN_BLK / 2 of them, found in 4 words of the free map ----
-
-// The next run that starts in span sp at or after `from`; len 0 = no more. Lengths are exact below SPAN_BLK; longer ones
-// are cut somewhere above that.
-struct mrun slab_next_hole(const struct buddy *map, uint32_t sp, uint32_t from);
-struct mrun slab_longest(const struct buddy *map, uint32_t sp);
-// The shortest hole of at least len (< SPAN_BLK) blocks in a span whose longest run is long enough.
-struct mrun slab_best_hole(const struct buddy *map, uint32_t sp, uint32_t len);
-// Where in a long free run a new slab opens.
-uint32_t slab_open_at(struct mrun run);
-
-// ---- limbo.c: a sparse bitmap, kept for unloaded metaslabs too ----
+// ---- limbo.c: a sparse bitmap of FREEING blocks, kept for unloaded metaslabs too ----
 
 #define LIMBO_CHUNK_BLK 4096u
 
@@ -195,66 +78,118 @@ struct batch *batch_prepare(struct batch **list, uint64_t epoch, memcount *mem);
 void batch_add(struct batch *b, uint32_t start, uint32_t len);
 void batch_free(struct batch *b, memcount *mem);
 
-// ---- metaslab.c ----
-//
-// free_blk = blocks free in the map + held_blk; blocks in limbo = held_blk + freeing_blk;
-// owned = n_blk − free_blk − freeing_blk − taken_blk.
-struct metaslab {
-	pthread_mutex_t lock;
-	// Written under the lock, read without it as hints by pick.c.
-	_Atomic uint32_t free_blk;
-	_Atomic uint32_t top_bin; // of the longest run, if loaded
-	atomic_bool loaded;
-	atomic_bool warm;         // used since alloc_shrink() last looked
+// ---- structures ----
 
-	uint64_t first_abs; // constant
-	uint32_t n_blk;     // constant
-	// Below: under the lock.
-	uint32_t taken_blk, held_blk, freeing_blk;
-	struct buddy *map; // NULL = not loaded
+// owned = n_blk − free_blk − freeing_blk − out_blk.
+struct metaslab {
+	uint32_t n_blk;              // constant
+	_Atomic uint32_t free_blk;   // in the free map; written under the lock, read without it as a hint
+	atomic_bool loaded;          // the same
+	atomic_bool warm;            // used since alloc_shrink() last looked
+	// Below: under the arena's lock.
+	bool pending;                // has batches and is, or is about to be, in the list of those
+	uint32_t out_blk, freeing_blk;
 	struct limbo limbo;
 	struct batch *batches;
-	struct alloc_stream *holders;    // streams with a window here
-	struct mrun words[N_WORDS];      // for small requests, by locality
-	bool pending;                    // has batches and is, or is about to be, in the list of those
-	struct metaslab *pending_next;   // under pending_lock
+	struct metaslab *pending_next; // under pending_lock
+};
+
+#define N_CELLS 64u       // buckets of the table of holds
+#define CELL_BLK 1024u    // no hold crosses the border of a cell
+
+struct arena {
+	alignas(CACHE_LINES) pthread_mutex_t lock;
+	struct engine *engine;
+	uint64_t first_abs;              // constant, as the next two
+	uint32_t n_blk, first_ms, n_ms;
+	// Written under the lock, read without it as hints.
+	_Atomic uint64_t free_blk;       // sum of its metaslabs'
+	_Atomic uint64_t unloaded_blk;   // of these, in metaslabs that are not loaded
+	// Below: under the lock.
+	uint32_t n_holds;
+	uint32_t n_freeing_runs;         // the engine must be able to take them all
+	struct alloc_hold *cells[N_CELLS]; // holds by cell
+};
+
+// Blocks that one processor may hand out without asking: see escrow.c.
+struct escrow {
+	alignas(CACHE_LINES) atomic_int_fast64_t blk;
+};
+
+struct word {
+	alignas(CACHE_LINES) struct alloc_hold hold;
+	pthread_mutex_t refill_lock; // one refill at a time; before an arena's lock, only tried
 };
 
 struct alloc {
 	uint64_t n_blks;
 	uint64_t reserve_blk;
 	uint32_t ms_shift;
-	uint32_t n_ms;
+	uint32_t n_ms, n_arenas;
+	uint32_t arena_shift;            // log2 of an arena's blocks
 	struct metaslab *ms;
+	struct arena *arenas;
+	const struct engine_ops *ops;
 	const struct alloc_source *source;
 	void *source_ctx;
-	// FREE blocks minus those that running alloc_gets have reserved: a block leaves this count before it leaves its
-	// metaslab's count and enters it after. So whoever has reserved n blocks will find n.
-	atomic_int_fast64_t free_blk;
-	atomic_int_fast64_t freeing_blk;
-	memcount memory;
-	_Atomic uint32_t rotor[N_ROTORS]; // metaslabs in use by threads and localities that hash there
+	_Atomic uint32_t rotor[N_ROTORS]; // arenas in use by processors and localities that hash there
 	pthread_mutex_t release_lock;     // one alloc_release at a time
 	pthread_mutex_t pending_lock;
 	struct metaslab *pending;         // metaslabs with batches
+	struct word words[N_WORDS];       // for small requests, by origin
+	memcount memory;                  // without the engines'
+	atomic_int_fast64_t freeing_blk;
+	// escrow.c: FREE blocks minus those that running alloc_gets have reserved: a block leaves this count before it leaves a
+	// free map or the pool and enters it after. So whoever has reserved n blocks will find n.
+	pthread_mutex_t escrow_lock;
+	atomic_int_fast64_t common_blk;   // neither in the reserve's way nor with a processor
+	uint32_t n_escrows;
+	int64_t escrow_blk;               // what a processor gets at once; 0: the volume is too small for that
+	struct escrow *escrows;
 };
 
+static inline struct arena *arena_of(const struct alloc *a, uint64_t abs) { return &a->arenas[abs >> a->arena_shift]; }
 static inline struct metaslab *ms_of(const struct alloc *a, uint64_t abs) { return &a->ms[abs >> a->ms_shift]; }
-static inline uint32_t ms_rel(const struct metaslab *ms, uint64_t abs) { return (uint32_t)(abs - ms->first_abs); }
+static inline uint64_t ms_first_abs(const struct alloc *a, const struct metaslab *ms)
+{
+	return (uint64_t)(ms - a->ms) << a->ms_shift;
+}
+static inline struct arena *arena_of_ms(const struct alloc *a, const struct metaslab *ms)
+{
+	return arena_of(a, ms_first_abs(a, ms));
+}
+// Of a block relative to its arena.
+static inline struct metaslab *ms_in(const struct alloc *a, const struct arena *ar, uint32_t blk)
+{
+	return &a->ms[ar->first_ms + (blk >> a->ms_shift)];
+}
 
-int ms_lock_loaded(struct alloc *a, struct metaslab *ms) ATTR_MUST_USE; // takes the lock; without it on error
+// ---- escrow.c ----
+
+int escrow_init(struct alloc *a, uint64_t free_blk) ATTR_MUST_USE; // -ENOMEM
+void escrow_destroy(struct alloc *a);
+uint64_t escrow_count(struct alloc *a);
+// Takes n blocks out of the count: n = want, or what there is with `partial`. -ENOSPC.
+int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n) ATTR_MUST_USE;
+void escrow_give(struct alloc *a, unsigned cpu, uint64_t n);
+
+unsigned current_cpu(void);
+
+// ---- metaslab.c ----
+
+// Loads it if need be and takes its arena's lock; without the lock on error. Without the lock at the call.
+int ms_lock_loaded(struct alloc *a, struct metaslab *ms) ATTR_MUST_USE;
 bool ms_unload(struct alloc *a, struct metaslab *ms); // false: something is TAKEN or held, or it was not loaded
 void ms_destroy(struct alloc *a, struct metaslab *ms);
 
-// Blocks of the free run `run` change state: into somebody's hands, or into the pool's (0 or -ENOMEM).
-void ms_take(struct metaslab *ms, struct mrun run, uint32_t start, uint32_t len);
-int ms_hold(struct alloc *a, struct metaslab *ms, struct mrun run, uint32_t start, uint32_t len) ATTR_MUST_USE;
-// Held blocks change state: into somebody's hands, or back to the free map.
-void ms_take_held(struct alloc *a, struct metaslab *ms, uint32_t start, uint32_t len);
-void ms_unhold(struct alloc *a, struct metaslab *ms, uint32_t start, uint32_t len);
+// The engine's promise that the next take and its undoing need no memory. 0 or -ENOMEM.
+int ms_reserve(struct arena *ar) ATTR_MUST_USE;
+// Blocks of the free run `run` leave the free map, into somebody's hands or the pool's; and come back.
+void ms_take(struct alloc *a, struct arena *ar, struct mrun run, uint32_t start, uint32_t len);
+void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len);
 
 // Each public change of state is a check (0 or error, why = what is wrong) that may get memory but changes nothing,
-// and an apply that cannot fail.
+// and an apply that cannot fail. r: relative to the metaslab.
 struct ms_change {
 	const char *verb;
 	int (*check)(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why);
@@ -264,46 +199,79 @@ extern const struct ms_change ms_put_change, ms_commit_change, ms_free_change;
 
 void ms_release(struct alloc *a, struct metaslab *ms, uint64_t epoch); // batches up to epoch become FREE
 
-// Whether n more blocks can be held or left unused here without hurting: an eighth of the metaslab stays free in the map.
-static inline bool ms_roomy(const struct metaslab *ms, uint64_t n)
+// ---- pool.c ----
+
+static inline uint64_t hold_pack(uint64_t start_abs, uint64_t len) { return start_abs << 24 | len; }
+static inline struct run hold_run(uint64_t packed) { return (struct run){ packed >> 24, packed & 0xffffff }; }
+static inline struct run hold_peek(struct alloc_hold *h)
 {
-	return atomic_load_explicit(&ms->free_blk, memory_order_relaxed) >= ms->held_blk + n + ms->n_blk / 8;
+	return hold_run(atomic_load_explicit(&h->run, memory_order_acquire));
 }
 
-// ---- pool.c ----
+// Takes len blocks from the front, which is at goal_abs unless that is 0. False: it has not got them. No lock.
+bool hold_take(struct alloc_hold *h, uint64_t goal_abs, uint64_t len, uint64_t *start_abs);
+// Sets up to `len` blocks of the free run apart, from `start` on to the end of the cell. The hold is not opened.
+void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len);
+// Gives its rest back. hold_close takes the lock itself; both do nothing if it is not opened.
+void hold_close(struct alloc *a, struct alloc_hold *h);
+void hold_close_locked(struct alloc *a, struct arena *ar, struct alloc_hold *h);
+bool hold_any(const struct arena *ar, uint32_t start, uint32_t len); // whether one has some of these blocks
+bool hold_ends_at(const struct arena *ar, uint32_t blk);             // whether one's end is there
+uint64_t hold_sum(const struct arena *ar, uint32_t start, uint32_t len); // blocks held in a range of whole metaslabs
 
 // What a stream should hold behind a request of want blocks. Sequential: it begins where the one before ended.
 uint32_t pool_window_wish(struct alloc_stream *s, bool sequential, uint64_t want);
-// Holds up to `wish` blocks from `at` on for the stream, if they are free and the metaslab is roomy.
-void pool_window_open(struct alloc *a, struct metaslab *ms, struct alloc_stream *s, uint32_t at, uint32_t wish);
-bool pool_window_has(const struct alloc_stream *s, uint64_t goal_abs, uint64_t len); // [goal, goal + len) is held for it
-// Hands these out; what lies before them in the window goes back to the map.
-void pool_window_take(struct alloc *a, struct metaslab *ms, struct alloc_stream *s, uint64_t goal_abs, uint32_t len);
-void pool_window_drop(struct alloc *a, struct metaslab *ms, struct alloc_stream *s);
-// Whether some stream would like to go on at this block because its window ends there. Looks at 16 streams at most.
-bool pool_window_ends_at(const struct metaslab *ms, uint32_t blk);
 
-// The word for requests of this origin with at least len blocks (at most SMALL_MAX_BLK) in it, refilled if it is too
-// short; NULL: there is none. The caller takes from its front by pool_word_take.
-struct mrun *pool_word(struct alloc *a, struct metaslab *ms, uint32_t origin, uint32_t len);
-void pool_word_take(struct alloc *a, struct metaslab *ms, struct mrun *word, uint32_t len);
-// The same word as it is, if it begins at `at` and has len blocks.
-struct mrun *pool_word_at(struct metaslab *ms, uint32_t origin, uint32_t at, uint32_t len);
+struct word *pool_word(struct alloc *a, uint32_t origin); // for the small requests of this origin
+// Sets blocks of the run apart for the word, whose hold is not opened.
+void pool_word_open(struct alloc *a, struct arena *ar, struct word *word, struct mrun run);
 
-void pool_reclaim(struct alloc *a, struct metaslab *ms); // all windows and words back to the free map
-void pool_reclaim_all(struct alloc *a);                  // takes the locks itself
+void pool_reclaim(struct alloc *a, struct arena *ar); // all windows and words back to the free map
+void pool_reclaim_all(struct alloc *a);               // takes the locks itself
 
-// ---- pick.c: hints only, takes no locks ----
+// While more than a third of the arena is free, small requests that come together shall lie together, in words. Later the
+// holes that others left are filled first: a word would be cut from a run that large requests need.
+static inline bool is_plenty(const struct arena *ar)
+{
+	return atomic_load_explicit(&ar->free_blk, memory_order_relaxed) > ar->n_blk / 3;
+}
 
-#define PICK_TRIES 4u
+// Whether n more blocks can be set apart without hurting: an eighth of the arena stays free.
+static inline bool is_roomy(const struct arena *ar, uint64_t n)
+{
+	return atomic_load_explicit(&ar->free_blk, memory_order_relaxed) >= n + ar->n_blk / 8;
+}
 
-// Where a request comes from, as a hash: its locality, or else its thread. Chooses the rotor and the word.
-uint32_t pick_origin(uint32_t locality);
-// The metaslab to try for n blocks in one run; NULL = none promises them. `again`: the rotor's own one has failed.
-struct metaslab *pick_for_run(struct alloc *a, uint32_t origin, uint64_t n, bool again);
-// The metaslab with the longest runs; NULL = no block is free in any map.
-struct metaslab *pick_heaviest(struct alloc *a);
-bool pick_may_have(const struct metaslab *ms, uint64_t n); // a run of n blocks could be there
+// ---- arena.c: no locks held at the call ----
+
+struct grab {
+	struct alloc *a;
+	struct alloc_stream *s; // may be NULL
+	struct runlist *out;
+	uint64_t left_blk;
+	uint64_t goal_abs;      // 0 = none
+	uint64_t end_abs;       // behind the last block got
+	uint32_t origin;        // where the request comes from, as a hash: its locality, else its processor
+	uint32_t wish_blk;      // to hold behind the request
+	bool contig;
+	unsigned cpu;
+	// `out` as it was
+	uint32_t old_n;
+	uint64_t old_last_len;
+};
+
+// Hands out [start, start + len) of a free run, with the lock held. 0 or -ENOMEM (nothing changed).
+int grab_take(struct grab *g, struct arena *ar, struct mrun run, uint32_t start, uint32_t len) ATTR_MUST_USE;
+int grab_add(struct grab *g, uint64_t start_abs, uint64_t len) ATTR_MUST_USE; // to `out`
+void grab_open_window(struct grab *g, struct arena *ar); // behind the last block; with the lock held
+
+// All that is left in one run, if an arena has one that fits well (arena_serve) or at all (arena_serve_any). 0 or error.
+int arena_serve(struct grab *g) ATTR_MUST_USE;
+int arena_serve_any(struct grab *g) ATTR_MUST_USE;
+// The longest run that there is, or as much of it as is left. Takes nothing if no block is free in any map.
+int arena_serve_piece(struct grab *g) ATTR_MUST_USE;
+// What a request for one run of n blocks may hope for when there is none: less than n, 0 if nothing is free.
+uint64_t arena_next_best(struct alloc *a, uint64_t n);
 
 // ---- alloc.c ----
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Bits: ranges in a plain bitmap, and a set with 64-way summaries, in which the next or previous member is found by going
 // up until a word has one and down again, however far away it is.
-#include "alloc/alloc_internal.h"
+#include "alloc/bits.h"
 
 #include <errno.h>
 #include <stdlib.h>
+
+#include "util/blk.h"
 
 void bits_set(uint64_t *bits, uint32_t start, uint32_t len)
 {
@@ -67,6 +69,15 @@ uint32_t bits_set_back_to(const uint64_t *bits, uint32_t from, uint32_t floor)
 		from = last & ~63u;
 	}
 	return floor;
+}
+
+uint32_t bits_count(const uint64_t *bits, uint32_t n_words)
+{
+	uint32_t n = 0;
+
+	for (uint32_t w = 0; w < n_words; w++)
+		n += (uint32_t)__builtin_popcountll(bits[w]);
+	return n;
 }
 
 int bitset_init(struct bitset *set, uint32_t n)

@@ -1,280 +1,550 @@
 // SPDX-License-Identifier: MIT
-// The bottom tier: the free map of a metaslab and the index of its free runs. Splits and merges without regard to
-// alignment: the neighbours of a range are found in the bitmap.
+// The bottom tier, and the hybrid engine's functions: runs of free blocks of any length and alignment.
 //
-// A run may be as long as the metaslab, yet its ends are found by looking at no more than 16 words: within a span and
-// the next one by their bits; beyond that the run is longer than a span, so the index entry of the span in which it
-// starts is its own (I1), and that span is the nearest one below in which anything starts.
-#include "alloc/alloc_internal.h"
+// Giving blocks back merges them with both neighbours, whatever the alignment: their ends are read off the spans. Taking a
+// part of a run leaves at most two runs. Either way the runs that come into being are pushed into the size index, and the
+// entries of those that are gone are left behind as stale ones (hybrid.h, H2).
+//
+// Which run serves a request (measured in doc/ALLOCATOR.md):
+//
+//      FIT_EXACT    a run of just this length: nothing is left over
+//      FIT_SPARE    the shortest one whose rest is at least the longest extent (4 MiB): the rest still serves anybody
+//      FIT_BEST     the shortest one that is long enough
+//      FIT_LARGEST  the longest one: what is left over is as useful as it can be
+//
+// Plain best fit leaves a trail of small rests; asking for room to spare before that halves what is lost.
+#include "alloc/hybrid.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
-struct buddy *buddy_new(uint32_t n_blk)
-{
-	struct buddy *map = calloc(1, sizeof(*map));
+#include "util/blk.h"
 
-	if (map == NULL)
-		return NULL;
-	map->n_blk = n_blk;
-	map->n_spans = (n_blk + SPAN_BLK - 1) / SPAN_BLK;
-	map->bits = calloc(map->n_spans, SPAN_BLK / 8);
-	map->spans = calloc(map->n_spans, sizeof(struct span));
-	if (map->bits == NULL || map->spans == NULL || bitset_init(&map->starts, map->n_spans) != 0 ||
-	    bitset_init(&map->bins, N_BINS) != 0) {
-		buddy_destroy(map);
-		return NULL;
-	}
-	for (uint32_t bin = 0; bin < N_BINS; bin++)
-		map->head[bin] = NIL;
-	bits_set(map->bits, 0, n_blk);
-	return map;
+struct hybrid {
+	struct engine engine;
+	uint32_t n_blk, part_shift, n_parts;
+	bool *open;          // for each part
+	uint32_t n_spans;    // of the open parts
+	uint32_t n_runs;
+	struct mrun found;   // returned by find or longest, its entry popped; len 0: none
+	atomic_bool lossy;   // short runs without an entry may exist
+	uint32_t refill_at;  // while lossy: where the last pass over short runs ended
+	_Atomic uint32_t absent_len; // while lossy: no run of this length or more exists; NIL = not known
+	struct slab slab;
+	struct bins bins;
+};
+
+static struct hybrid *hybrid_of(struct engine *e) { return (struct hybrid *)e; }
+static const struct hybrid *const_hybrid_of(const struct engine *e) { return (const struct hybrid *)e; }
+
+static inline uint32_t part_start(const struct hybrid *h, uint32_t part) { return part << h->part_shift; }
+
+static uint32_t part_end(const struct hybrid *h, uint32_t part)
+{
+	uint32_t left = h->n_blk - part_start(h, part);
+
+	return part_start(h, part) + min_u32(left, 1u << h->part_shift);
 }
 
-void buddy_destroy(struct buddy *map)
+static int hybrid_create(const struct engine_config *cfg, struct engine **out)
 {
-	if (map == NULL)
-		return;
-	bitset_free(&map->starts);
-	bitset_free(&map->bins);
-	free(map->spans);
-	free(map->bits);
-	free(map);
+	struct hybrid *h = calloc(1, sizeof(*h));
+
+	if (h == NULL)
+		return -ENOMEM;
+	h->engine.ops = &engine_hybrid;
+	h->n_blk = cfg->n_blk;
+	h->part_shift = cfg->part_shift;
+	h->n_parts = ((cfg->n_blk - 1) >> cfg->part_shift) + 1;
+	atomic_init(&h->absent_len, NIL);
+	if (bins_init(&h->bins, h->n_blk) != 0)
+		goto no_bins;
+	if (slab_init(&h->slab, h->n_blk, h->part_shift) != 0)
+		goto no_slab;
+	h->open = calloc(h->n_parts, sizeof(h->open[0]));
+	if (h->open == NULL)
+		goto no_parts;
+	*out = &h->engine;
+	return 0;
+no_parts:
+	slab_free(&h->slab);
+no_slab:
+	bins_free(&h->bins);
+no_bins:
+	free(h);
+	return -ENOMEM;
 }
 
-size_t buddy_bytes(const struct buddy *map)
+static void hybrid_destroy(struct engine *e)
 {
-	return sizeof(*map) + map->n_spans * (SPAN_BLK / 8 + sizeof(struct span)) + bitset_bytes(&map->starts) +
-	       bitset_bytes(&map->bins);
+	struct hybrid *h = hybrid_of(e);
+
+	slab_free(&h->slab);
+	bins_free(&h->bins);
+	free(h->open);
+	free(h);
 }
 
-uint32_t buddy_count_free(const struct buddy *map)
+static size_t hybrid_bytes(const struct engine *e)
 {
-	uint32_t n = 0;
+	const struct hybrid *h = const_hybrid_of(e);
 
-	for (uint32_t w = 0; w < map->n_spans * SPAN_BLK / 64; w++)
-		n += (uint32_t)__builtin_popcountll(map->bits[w]);
-	return n;
+	return sizeof(*h) + h->n_parts * sizeof(h->open[0]) + atomic_load_explicit(&h->slab.bytes, memory_order_relaxed) +
+	       bins_bytes(&h->bins);
+}
+
+// The first free run of the part at or after `from` (which is in it); false: none.
+static bool next_in_part(const struct hybrid *h, uint32_t part, uint32_t from, struct mrun *run)
+{
+	uint32_t end = part_end(h, part);
+
+	run->start = slab_next_free(&h->slab, from, end);
+	if (run->start == end)
+		return false;
+	run->len = slab_right_edge(&h->slab, run->start) - run->start;
+	return true;
 }
 
 // ---- the index ----
 
-static void unlink_span(struct buddy *map, uint32_t sp)
+// The run that an entry of this bin stands for; len 0: the entry is stale.
+static inline struct mrun run_of_entry(const struct hybrid *h, uint32_t bin, uint32_t start)
 {
-	struct span *span = &map->spans[sp];
-	uint32_t bin = bin_of(span->len);
+	struct mrun run = { start, slab_run_end(&h->slab, start) - start };
 
-	if (span->next != NIL)
-		map->spans[span->next].prev = span->prev;
-	if (span->prev != NIL)
-		map->spans[span->prev].next = span->next;
-	else
-		map->head[bin] = span->next;
-	if (map->head[bin] == NIL)
-		bitset_remove(&map->bins, bin);
+	if (run.len == 0 || bin_of(run.len) != bin)
+		run.len = 0;
+	return run;
 }
 
-static void link_span(struct buddy *map, uint32_t sp)
+// Long runs start in a span that is free up to its end, so each span is looked at once.
+static void push_long(struct hybrid *h, uint32_t part)
 {
-	struct span *span = &map->spans[sp];
-	uint32_t bin = bin_of(span->len);
+	uint32_t first = part_start(h, part) / SPAN_BLK, last = (part_end(h, part) - 1) / SPAN_BLK;
 
-	span->prev = NIL;
-	span->next = map->head[bin];
-	if (span->next != NIL)
-		map->spans[span->next].prev = sp;
-	else
-		bitset_add(&map->bins, bin);
-	map->head[bin] = sp;
-}
+	for (uint32_t sp = first, end = 0; sp <= last; sp++) {
+		uint32_t start = (sp + 1) * SPAN_BLK - slab_suffix(&h->slab, sp);
 
-// From now on `longest` (len 0: none) is what the index knows of span sp.
-static void set_longest(struct buddy *map, uint32_t sp, struct mrun longest)
-{
-	struct span *span = &map->spans[sp];
-	bool was_in = span->len > 0, same_bin = was_in && longest.len > 0 && bin_of(span->len) == bin_of(longest.len);
-
-	if (was_in && !same_bin)
-		unlink_span(map, sp);
-	span->len = longest.len;
-	span->off = longest.start % SPAN_BLK;
-	if (longest.len > 0 && !same_bin)
-		link_span(map, sp);
-	if (was_in && longest.len == 0)
-		bitset_remove(&map->starts, sp);
-	else if (!was_in && longest.len > 0)
-		bitset_add(&map->starts, sp);
-}
-
-static bool is_longest(const struct buddy *map, uint32_t start)
-{
-	const struct span *span = &map->spans[start / SPAN_BLK];
-
-	return span->len > 0 && span->off == start % SPAN_BLK;
-}
-
-// The longest run of its span has gone or become shorter; `rest` is what is left of it, whose true length the scan
-// could not know.
-static void rescan(struct buddy *map, uint32_t sp, struct mrun rest)
-{
-	struct mrun longest = slab_longest(map, sp);
-
-	if (rest.len > 0 && longest.start == rest.start)
-		longest.len = rest.len;
-	set_longest(map, sp, longest);
-}
-
-void buddy_build(struct buddy *map)
-{
-	uint32_t end = map->n_spans * SPAN_BLK;
-	uint32_t start = bits_next_set(map->bits, 0, end);
-
-	while (start < end) {
-		uint32_t stop = bits_next_clear(map->bits, start, end);
-
-		if (stop - start > map->spans[start / SPAN_BLK].len)
-			set_longest(map, start / SPAN_BLK, (struct mrun){ start, stop - start });
-		start = bits_next_set(map->bits, stop, end);
+		if (start < end || start == (sp + 1) * SPAN_BLK)
+			continue; // part of the run before, or none
+		end = slab_right_edge(&h->slab, start);
+		if (end - start >= SPAN_BLK)
+			bins_push(&h->bins, bin_of(end - start), start);
 	}
 }
 
-// ---- runs ----
+// Entries for short runs leave a quarter of the index to the long ones.
+static bool has_room_for_short(const struct hybrid *h) { return h->bins.n_entries < h->bins.max_entries / 4 * 3; }
 
-static uint32_t run_start(const struct buddy *map, uint32_t blk)
+// Pushes short runs from refill_at on, round the arena, until all of them were seen or there is no more room.
+static void push_short(struct hybrid *h)
 {
-	uint32_t base = blk & ~(SPAN_BLK - 1);
-	uint32_t start = bits_set_back_to(map->bits, blk, base);
-	uint32_t sp;
+	uint32_t first = h->refill_at >> h->part_shift;
+	struct mrun run;
 
-	if (start > base || base == 0 || !bits_test(map->bits, base - 1))
-		return start;
-	sp = bitset_prev(&map->starts, base / SPAN_BLK - 1);
-	ASSERT(sp != NIL);
-	return bits_set_back_to(map->bits, (sp + 1) * SPAN_BLK, sp * SPAN_BLK);
+	for (uint32_t i = 0; i <= h->n_parts; i++) {
+		uint32_t part = (first + i) % h->n_parts, from = i == 0 ? h->refill_at : part_start(h, part);
+
+		for (; h->open[part] && next_in_part(h, part, from, &run); from = mrun_end(run)) {
+			if (!has_room_for_short(h)) {
+				h->refill_at = run.start;
+				return;
+			}
+			if (run.len < SPAN_BLK)
+				bins_push(&h->bins, bin_of(run.len), run.start);
+		}
+	}
+	h->refill_at = 0;
+	atomic_store_explicit(&h->lossy, false, memory_order_relaxed);
 }
 
-// The end of the run that holds blk and starts at `start`.
-static uint32_t run_end(const struct buddy *map, uint32_t start, uint32_t blk)
+// H1, H3: the index made anew, the long runs first. One pass over the spans and one over the short runs that find room.
+static void reindex(struct hybrid *h)
 {
-	uint32_t span_end = (blk | (SPAN_BLK - 1)) + 1;
-	uint32_t end = min_u32(span_end + SPAN_BLK, map->n_spans * SPAN_BLK);
-	uint32_t stop = bits_next_clear(map->bits, blk, end);
-
-	if (stop < end || end == map->n_spans * SPAN_BLK)
-		return stop;
-	ASSERT(is_longest(map, start));
-	return start + map->spans[start / SPAN_BLK].len;
+	bins_clear(&h->bins);
+	for (uint32_t i = 0; i < h->n_parts; i++)
+		if (h->open[i])
+			push_long(h, i);
+	atomic_store_explicit(&h->lossy, true, memory_order_relaxed);
+	push_short(h);
 }
 
-struct mrun buddy_run_at(const struct buddy *map, uint32_t blk)
+// At least this many entries are stale or doubles; so many were pushed since the index was last made.
+static bool is_overgrown(const struct hybrid *h)
 {
-	uint32_t start = run_start(map, blk);
-
-	return (struct mrun){ start, run_end(map, start, blk) - start };
+	return h->bins.n_entries > 4 * (uint64_t)h->n_runs + h->n_spans / 4 + BINS_SLACK;
 }
 
-void buddy_take(struct buddy *map, struct mrun run, uint32_t start, uint32_t len)
+// Whether there is room is asked when a chunk is full: H3 is kept to within a chunk for each bin.
+static void push_slowly(struct hybrid *h, uint32_t start, uint32_t len)
 {
-	struct mrun left = { run.start, start - run.start };
-	struct mrun right = { start + len, mrun_end(run) - (start + len) };
-	uint32_t sp = run.start / SPAN_BLK;
-	bool right_in_sp = right.len > 0 && right.start / SPAN_BLK == sp;
+	bool has_room = len >= SPAN_BLK ? h->bins.n_entries < h->bins.max_entries : has_room_for_short(h);
 
-	ASSERT(bits_test(map->bits, start) && start >= run.start && start + len <= mrun_end(run));
-	bits_clear(map->bits, start, len);
-	// A run that was not the longest leaves pieces that are not the longest.
-	if (is_longest(map, run.start))
-		rescan(map, sp, right_in_sp && right.len >= left.len ? right : left);
-	if (right.len > 0 && !right_in_sp && right.len > map->spans[right.start / SPAN_BLK].len)
-		set_longest(map, right.start / SPAN_BLK, right);
+	if (is_overgrown(h) || (!has_room && (len >= SPAN_BLK || h->bins.n_entries / 2 > h->n_runs)))
+		reindex(h);
+	else if (has_room)
+		bins_push(&h->bins, bin_of(len), start);
+	else
+		atomic_store_explicit(&h->lossy, true, memory_order_relaxed);
 }
 
-void buddy_give(struct buddy *map, uint32_t start, uint32_t len)
+static inline void push(struct hybrid *h, uint32_t start, uint32_t len)
 {
+	if (!bins_push_quick(&h->bins, bin_of(len), start))
+		push_slowly(h, start, len);
+}
+
+// The run is in the spans already.
+static void add_run(struct hybrid *h, uint32_t start, uint32_t len)
+{
+	h->n_runs++;
+	if (len >= atomic_load_explicit(&h->absent_len, memory_order_relaxed))
+		atomic_store_explicit(&h->absent_len, NIL, memory_order_relaxed);
+	push(h, start, len);
+}
+
+// What find returned was not taken: its entry goes back.
+static inline void settle(struct hybrid *h)
+{
+	if (h->found.len > 0)
+		push(h, h->found.start, h->found.len);
+	h->found.len = 0;
+}
+
+// Pops entries until one is not stale.
+static bool pop_run(struct hybrid *h, uint32_t bin)
+{
+	uint32_t start, next;
+
+	while (bins_pop(&h->bins, bin, &start)) {
+		if (bins_peek(&h->bins, bin, &next))
+			__builtin_prefetch(&h->slab.spans[next / SPAN_BLK]);
+		h->found = run_of_entry(h, bin, start);
+		if (h->found.len > 0)
+			return true;
+	}
+	return false;
+}
+
+static bool pop_from(struct hybrid *h, uint32_t bin)
+{
+	for (bin = bins_next(&h->bins, bin); bin != NIL; bin = bins_next(&h->bins, bin + 1))
+		if (pop_run(h, bin))
+			return true;
+	return false;
+}
+
+static bool pop_longest(struct hybrid *h)
+{
+	for (uint32_t bin = bins_prev(&h->bins, N_BINS - 1); bin != NIL; bin = bins_prev(&h->bins, bin)) // known to be empty by then
+		if (pop_run(h, bin))
+			return true;
+	return false;
+}
+
+struct search {
+	const struct hybrid *h;
+	uint32_t bin, len;
+	struct mrun run;
+};
+
+static bool is_long_enough(void *ctx, uint32_t start)
+{
+	struct search *f = ctx;
+
+	f->run = run_of_entry(f->h, f->bin, start);
+	return f->run.len >= f->len;
+}
+
+// The bins above len's own hold only runs that are long enough; in its own one they have to be looked at.
+static bool find_best(struct hybrid *h, uint32_t len)
+{
+	uint32_t own = bin_of(len);
+	struct search f = { .h = h, .bin = own, .len = len };
+
+	if (own <= BIN_EXACT_MAX)
+		return pop_from(h, own);
+	if (pop_from(h, own + 1))
+		return true;
+	if (!bins_search(&h->bins, own, is_long_enough, &f))
+		return false;
+	h->found = f.run; // its entry stays; settle makes it a double, which is harmless
+	return true;
+}
+
+static bool find_indexed(struct hybrid *h, uint32_t len, enum engine_fit fit)
+{
+	uint32_t with_spare = len + EXTENT_MAX_BLK;
+
+	switch (fit) {
+	case FIT_EXACT:
+		return len <= BIN_EXACT_MAX && pop_run(h, len);
+	case FIT_SPARE:
+		return with_spare > len && pop_from(h, bin_of(with_spare) + 1);
+	case FIT_LARGEST:
+		if (pop_longest(h) && h->found.len >= len)
+			return true;
+		settle(h);
+		return find_best(h, len);
+	default:
+		return find_best(h, len);
+	}
+}
+
+// While the index is lossy: the first run that is long enough, by address. At most every free run is looked at; that there is
+// none is remembered.
+static bool find_unindexed(struct hybrid *h, uint32_t len)
+{
+	if (!atomic_load_explicit(&h->lossy, memory_order_relaxed) || len >= atomic_load_explicit(&h->absent_len, memory_order_relaxed))
+		return false;
+	for (uint32_t part = 0; part < h->n_parts; part++)
+		for (uint32_t from = part_start(h, part); h->open[part] && next_in_part(h, part, from, &h->found);
+		     from = mrun_end(h->found))
+			if (h->found.len >= len)
+				return true;
+	atomic_store_explicit(&h->absent_len, len, memory_order_relaxed);
+	return false;
+}
+
+// Half of the entries of a lossy index have been used up: others find room.
+static void prepare(struct hybrid *h)
+{
+	settle(h);
+	if (atomic_load_explicit(&h->lossy, memory_order_relaxed) && h->bins.n_entries < h->bins.max_entries / 2)
+		push_short(h);
+}
+
+static struct mrun hybrid_find(struct engine *e, uint32_t len, enum engine_fit fit)
+{
+	struct hybrid *h = hybrid_of(e);
+
+	prepare(h);
+	if (!find_indexed(h, len, fit) && (fit < FIT_BEST || !find_unindexed(h, len)))
+		h->found.len = 0;
+	return h->found;
+}
+
+static struct mrun hybrid_longest(struct engine *e)
+{
+	struct hybrid *h = hybrid_of(e);
+
+	prepare(h);
+	if (!pop_longest(h) && !find_unindexed(h, 1))
+		h->found.len = 0;
+	return h->found;
+}
+
+static bool hybrid_may_have(const struct engine *e, uint32_t len, enum engine_fit fit)
+{
+	const struct hybrid *h = const_hybrid_of(e);
+
+	if (fit == FIT_EXACT)
+		return len <= BIN_EXACT_MAX && bins_next(&h->bins, len) == len;
+	if (fit == FIT_SPARE)
+		return bins_next(&h->bins, bin_of(len + EXTENT_MAX_BLK) + 1) != NIL;
+	return bins_next(&h->bins, bin_of(len)) != NIL ||
+	       (atomic_load_explicit(&h->lossy, memory_order_relaxed) &&
+	        len < atomic_load_explicit(&h->absent_len, memory_order_relaxed));
+}
+
+static uint32_t hybrid_longest_hint(const struct engine *e)
+{
+	const struct hybrid *h = const_hybrid_of(e);
+	uint32_t bin = bins_prev(&h->bins, N_BINS - 1);
+
+	if (bin != NIL)
+		return bin_floor(bin);
+	return atomic_load_explicit(&h->lossy, memory_order_relaxed);
+}
+
+// ---- changes ----
+
+static void hybrid_give(struct engine *e, uint32_t start, uint32_t len)
+{
+	struct hybrid *h = hybrid_of(e);
+	uint32_t end = start + len, left, right = end;
+
+	settle(h);
+	ASSERT(!slab_any_free(&h->slab, start, len));
+	left = start & ((1u << h->part_shift) - 1) ? slab_left_edge(&h->slab, start) : start;
+	if (end < h->n_blk && (end & ((1u << h->part_shift) - 1)) != 0)
+		right = slab_right_edge(&h->slab, end);
+	slab_set_free(&h->slab, start, len);
+	h->n_runs -= (left < start) + (right > end);
+	add_run(h, left, right - left);
+}
+
+static void hybrid_take(struct engine *e, struct mrun run, uint32_t start, uint32_t len)
+{
+	struct hybrid *h = hybrid_of(e);
 	uint32_t end = start + len;
-	uint32_t right_sp = end / SPAN_BLK;
-	struct mrun merged = { start, len };
-	bool right_was_longest = false;
 
-	ASSERT(!bits_any(map->bits, start, len));
-	if (end < map->n_blk && bits_test(map->bits, end)) {
-		right_was_longest = is_longest(map, end);
-		merged.len = run_end(map, end, end) - start;
+	if (h->found.start != run.start)
+		settle(h);
+	h->found.len = 0;
+	ASSERT(start >= run.start && end <= mrun_end(run) && slab_is_free(&h->slab, start));
+	slab_set_used(&h->slab, start, len);
+	h->n_runs--;
+	if (start > run.start)
+		add_run(h, run.start, start - run.start);
+	if (end < mrun_end(run))
+		add_run(h, end, mrun_end(run) - end);
+}
+
+static int hybrid_reserve(struct engine *e ATTR_UNUSED, uint32_t n ATTR_UNUSED) { return 0; }
+
+static int hybrid_open(struct engine *e, uint32_t start, uint32_t len, const uint64_t *free_bits)
+{
+	struct hybrid *h = hybrid_of(e);
+	uint32_t part = start >> h->part_shift;
+	struct mrun run;
+
+	ASSERT(!h->open[part]);
+	settle(h);
+	slab_open(&h->slab, start, len, free_bits);
+	h->open[part] = true;
+	h->n_spans += (len + SPAN_BLK - 1) / SPAN_BLK;
+	for (uint32_t from = start; next_in_part(h, part, from, &run); from = mrun_end(run))
+		add_run(h, run.start, run.len);
+	return 0;
+}
+
+// The entries of its runs become stale.
+static void hybrid_close(struct engine *e, uint32_t start, uint32_t len)
+{
+	struct hybrid *h = hybrid_of(e);
+	uint32_t part = start >> h->part_shift;
+	struct mrun run;
+
+	settle(h);
+	for (uint32_t from = start; next_in_part(h, part, from, &run); from = mrun_end(run))
+		h->n_runs--;
+	h->open[part] = false;
+	h->n_spans -= (len + SPAN_BLK - 1) / SPAN_BLK;
+	slab_close(&h->slab, start, len);
+	if (h->n_runs == 0 || is_overgrown(h))
+		reindex(h);
+}
+
+// ---- looking ----
+
+static bool hybrid_any_free(const struct engine *e, uint32_t start, uint32_t len)
+{
+	return slab_any_free(&const_hybrid_of(e)->slab, start, len);
+}
+
+static struct mrun hybrid_run_at(struct engine *e, uint32_t blk)
+{
+	struct hybrid *h = hybrid_of(e);
+	struct mrun run = { blk, 0 };
+
+	if (!slab_is_free(&h->slab, blk))
+		return run;
+	run.start = blk & ((1u << h->part_shift) - 1) ? slab_left_edge(&h->slab, blk) : blk;
+	run.len = slab_right_edge(&h->slab, blk) - run.start;
+	return run;
+}
+
+static struct mrun hybrid_next_run(struct engine *e, uint32_t from)
+{
+	struct hybrid *h = hybrid_of(e);
+	struct mrun run;
+
+	for (uint32_t part = from >> h->part_shift; part < h->n_parts; part++)
+		if (h->open[part] && next_in_part(h, part, max_u32(from, part_start(h, part)), &run))
+			return hybrid_run_at(e, run.start);
+	return (struct mrun){ 0, 0 };
+}
+
+// ---- checking ----
+
+struct wanted {
+	uint32_t start;
+};
+
+static bool is_start(void *ctx, uint32_t start) { return ((struct wanted *)ctx)->start == start; }
+
+// H1 for the runs of one part; counts them.
+static int check_part(struct hybrid *h, uint32_t part, uint32_t *n_runs, struct errmsg *why)
+{
+	uint32_t start = part_start(h, part), len = part_end(h, part) - start;
+	bool lossy = atomic_load(&h->lossy);
+	struct mrun run;
+
+	if (!slab_holds(&h->slab, start, len)) {
+		errmsg_set(why, "the spans of the part at %u contradict each other", start);
+		return -EUCLEAN;
 	}
-	if (start > 0 && bits_test(map->bits, start - 1)) {
-		merged.start = run_start(map, start - 1);
-		merged.len += start - merged.start;
+	for (uint32_t from = start; next_in_part(h, part, from, &run); from = mrun_end(run), ++*n_runs) {
+		struct wanted wanted = { run.start };
+
+		if ((lossy && run.len < SPAN_BLK) || h->n_runs > 10000) // too slow for many
+			continue;
+		if (!bins_search(&h->bins, bin_of(run.len), is_start, &wanted)) {
+			errmsg_set(why, "H1: the run of %u blocks at %u is not in the index", run.len, run.start);
+			return -EUCLEAN;
+		}
 	}
-	bits_set(map->bits, start, len);
-	if (right_was_longest && right_sp != merged.start / SPAN_BLK)
-		rescan(map, right_sp, (struct mrun){ 0, 0 });
-	if (is_longest(map, merged.start) || merged.len > map->spans[merged.start / SPAN_BLK].len)
-		set_longest(map, merged.start / SPAN_BLK, merged);
+	return 0;
 }
 
-// ---- searching ----
-
-// The shortest run of at least len among the first `limit` entries of a bin; an exact one ends the search.
-static uint32_t scan_bin(const struct buddy *map, uint32_t bin, uint32_t len, uint32_t limit)
+static int check_bins(const struct hybrid *h, struct errmsg *why)
 {
-	uint32_t best = NIL;
+	uint32_t n = 0;
 
-	for (uint32_t sp = map->head[bin]; sp != NIL && limit > 0; sp = map->spans[sp].next, limit--) {
-		uint32_t have = map->spans[sp].len;
-
-		if (have >= len && (best == NIL || have < map->spans[best].len))
-			best = sp;
-		if (have == len)
-			break;
+	for (uint32_t bin = 0; bin < N_BINS; bin++) {
+		if (bins_next(&h->bins, bin) != bin && h->bins.head[bin] != NIL) {
+			errmsg_set(why, "bin %u is wrong in the set of bins", bin);
+			return -EUCLEAN;
+		}
+		for (uint32_t c = h->bins.head[bin]; c != NIL; c = h->bins.chunks[c].next)
+			n += h->bins.chunks[c].n;
 	}
-	return best;
-}
-
-static struct mrun longest_of(const struct buddy *map, uint32_t sp)
-{
-	return (struct mrun){ sp * SPAN_BLK + map->spans[sp].off, map->spans[sp].len };
-}
-
-struct mrun buddy_fit(const struct buddy *map, uint32_t len, bool all)
-{
-	uint32_t own_bin = bin_of(len), bin, sp;
-
-	if (len > map->n_blk)
-		return (struct mrun){ 0, 0 };
-	// Only the bin of len itself can hold runs that are too short.
-	sp = scan_bin(map, own_bin, len, FIT_SCAN);
-	if (sp == NIL) {
-		bin = own_bin + 1 < N_BINS ? bitset_next(&map->bins, own_bin + 1) : NIL;
-		if (bin != NIL)
-			sp = scan_bin(map, bin, len, FIT_SCAN);
-		else if (all)
-			sp = scan_bin(map, own_bin, len, NIL);
-	}
-	if (sp == NIL)
-		return (struct mrun){ 0, 0 };
-	return len < SPAN_BLK ? slab_best_hole(map, sp, len) : longest_of(map, sp);
-}
-
-uint32_t buddy_top_bin(const struct buddy *map)
-{
-	uint32_t bin = bitset_prev(&map->bins, N_BINS - 1);
-
-	return bin == NIL ? 0 : bin;
-}
-
-struct mrun buddy_top(const struct buddy *map)
-{
-	uint32_t bin = buddy_top_bin(map);
-
-	return bin == 0 ? (struct mrun){ 0, 0 } : longest_of(map, map->head[bin]);
-}
-
-uint32_t buddy_largest(const struct buddy *map)
-{
-	uint32_t bin = buddy_top_bin(map), largest = 0;
-
-	if (bin == 0)
+	if (n == h->bins.n_entries && n <= h->bins.max_entries)
 		return 0;
-	for (uint32_t sp = map->head[bin]; sp != NIL; sp = map->spans[sp].next)
-		largest = max_u32(largest, map->spans[sp].len);
-	return largest;
+	errmsg_set(why, "H3: the index has %u entries, the count says %u of %u", n, h->bins.n_entries, h->bins.max_entries);
+	return -EUCLEAN;
 }
+
+static int hybrid_check(struct engine *e, struct errmsg *why)
+{
+	struct hybrid *h = hybrid_of(e);
+	uint32_t n_runs = 0, n_spans = 0;
+	int err;
+
+	settle(h);
+	err = check_bins(h, why);
+	for (uint32_t i = 0; i < h->n_parts && err == 0; i++) {
+		if (!h->open[i])
+			continue;
+		n_spans += (part_end(h, i) - part_start(h, i) + SPAN_BLK - 1) / SPAN_BLK;
+		err = check_part(h, i, &n_runs, why);
+	}
+	if (err == 0 && (n_runs != h->n_runs || n_spans != h->n_spans)) {
+		errmsg_set(why, "%u runs in %u spans, the counts say %u in %u", n_runs, n_spans, h->n_runs, h->n_spans);
+		err = -EUCLEAN;
+	}
+	return err;
+}
+
+const struct engine_ops engine_hybrid = {
+	.name = "hybrid",
+	.about = "best fit with room to spare, from spans of 1 MiB and a bin for each length (default)",
+	.fits = 1 << FIT_EXACT | 1 << FIT_SPARE | 1 << FIT_BEST | 1 << FIT_LARGEST,
+	.create = hybrid_create,
+	.destroy = hybrid_destroy,
+	.open = hybrid_open,
+	.close = hybrid_close,
+	.reserve = hybrid_reserve,
+	.give = hybrid_give,
+	.take = hybrid_take,
+	.any_free = hybrid_any_free,
+	.run_at = hybrid_run_at,
+	.next_run = hybrid_next_run,
+	.find = hybrid_find,
+	.longest = hybrid_longest,
+	.may_have = hybrid_may_have,
+	.longest_hint = hybrid_longest_hint,
+	.bytes = hybrid_bytes,
+	.check = hybrid_check,
+};

@@ -7,106 +7,134 @@
 #include "alloc/alloc_internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "util/log.h"
 
 struct alloc_loader {
-	const struct metaslab *ms;
-	struct buddy *map;
+	uint64_t first_abs;
+	uint32_t n_blk;
+	uint64_t *free_bits;
 };
 
 int alloc_loader_mark(struct alloc_loader *loader, uint64_t start_blk, uint64_t len_blk, bool used)
 {
-	const struct metaslab *ms = loader->ms;
-
-	if (len_blk == 0 || len_blk > ms->n_blk || start_blk < ms->first_abs ||
-	    start_blk - ms->first_abs > ms->n_blk - len_blk)
+	if (len_blk == 0 || len_blk > loader->n_blk || start_blk < loader->first_abs ||
+	    start_blk - loader->first_abs > loader->n_blk - len_blk)
 		return -EUCLEAN;
 	if (used)
-		bits_clear(loader->map->bits, ms_rel(ms, start_blk), (uint32_t)len_blk);
+		bits_clear(loader->free_bits, (uint32_t)(start_blk - loader->first_abs), (uint32_t)len_blk);
 	else
-		bits_set(loader->map->bits, ms_rel(ms, start_blk), (uint32_t)len_blk);
+		bits_set(loader->free_bits, (uint32_t)(start_blk - loader->first_abs), (uint32_t)len_blk);
 	return 0;
 }
 
-static void publish_top(struct metaslab *ms)
+int alloc_loader_mark_used_bits(struct alloc_loader *loader, const uint64_t *used_bits)
 {
-	atomic_store_explicit(&ms->top_bin, buddy_top_bin(ms->map), memory_order_relaxed);
+	for (uint32_t w = 0; w < (loader->n_blk + 63) / 64; w++)
+		loader->free_bits[w] &= ~used_bits[w];
+	return 0;
 }
 
-static void add_free(struct metaslab *ms, uint32_t len)
+// Relative to its arena.
+static uint32_t ms_start(const struct alloc *a, const struct arena *ar, const struct metaslab *ms)
 {
-	atomic_fetch_add_explicit(&ms->free_blk, len, memory_order_relaxed);
+	return (uint32_t)(ms_first_abs(a, ms) - ar->first_abs);
 }
 
-static void sub_free(struct metaslab *ms, uint32_t len)
+// All counts that follow the free map.
+static void add_free(struct arena *ar, struct metaslab *ms, int64_t n)
 {
-	atomic_fetch_sub_explicit(&ms->free_blk, len, memory_order_relaxed);
+	uint32_t ms_free = atomic_load_explicit(&ms->free_blk, memory_order_relaxed);
+	uint64_t ar_free = atomic_load_explicit(&ar->free_blk, memory_order_relaxed);
+
+	atomic_store_explicit(&ms->free_blk, ms_free + (uint32_t)n, memory_order_relaxed);
+	atomic_store_explicit(&ar->free_blk, ar_free + (uint64_t)n, memory_order_relaxed);
 }
 
-// With the store's lock and the metaslab's.
-static int load(struct alloc *a, struct metaslab *ms)
+static void add_unloaded(struct arena *ar, int64_t n)
 {
-	struct buddy *map = buddy_new(ms->n_blk);
-	struct alloc_loader loader = { ms, map };
+	uint64_t unloaded = atomic_load_explicit(&ar->unloaded_blk, memory_order_relaxed);
+
+	atomic_store_explicit(&ar->unloaded_blk, unloaded + (uint64_t)n, memory_order_relaxed);
+}
+
+// ---- loading ----
+
+// The free map as the source tells it, without what is FREEING.
+static int read_map(struct alloc *a, struct metaslab *ms, uint64_t *free_bits)
+{
+	struct alloc_loader loader = { ms_first_abs(a, ms), ms->n_blk, free_bits };
 	uint32_t index = (uint32_t)(ms - a->ms), counted;
 	int err;
 
-	if (map == NULL)
-		return -ENOMEM;
+	bits_set(free_bits, 0, ms->n_blk);
 	err = a->source->load(a->source_ctx, index, &loader);
 	if (err != 0) {
 		msg_error("allocator: the free map of metaslab %u could not be read (error %d)", index, err);
-		goto out;
+		return err;
 	}
-	limbo_overlay(&ms->limbo, map->bits);
-	counted = buddy_count_free(map);
+	limbo_overlay(&ms->limbo, free_bits);
+	counted = bits_count(free_bits, (ms->n_blk + 63) / 64);
 	if (counted != ms->free_blk) {
 		msg_error("allocator: metaslab %u has %u free blocks in its free map, %u in its record; not used",
 		          index, counted, (unsigned)ms->free_blk);
-		err = -EUCLEAN;
-		goto out;
+		return -EUCLEAN;
 	}
-	buddy_build(map);
-	ms->map = map;
-	map = NULL;
-	publish_top(ms);
+	return 0;
+}
+
+// With the store's lock and the arena's.
+static int load(struct alloc *a, struct arena *ar, struct metaslab *ms)
+{
+	// Limbo's chunks may reach beyond the end.
+	uint64_t *free_bits = calloc((ms->n_blk + LIMBO_CHUNK_BLK - 1) / LIMBO_CHUNK_BLK, LIMBO_CHUNK_BLK / 8);
+	int err;
+
+	if (free_bits == NULL)
+		return -ENOMEM;
+	err = read_map(a, ms, free_bits);
+	if (err == 0)
+		err = a->ops->open(ar->engine, ms_start(a, ar, ms), ms->n_blk, free_bits);
+	free(free_bits);
+	if (err != 0)
+		return err;
 	atomic_store(&ms->loaded, true);
-	atomic_fetch_add(&a->memory, (int64_t)buddy_bytes(ms->map));
-out:
-	buddy_destroy(map);
-	return err;
+	add_unloaded(ar, -(int64_t)ms->free_blk);
+	return 0;
 }
 
 int ms_lock_loaded(struct alloc *a, struct metaslab *ms)
 {
+	struct arena *ar = arena_of_ms(a, ms);
 	int err = 0;
 
-	pthread_mutex_lock(&ms->lock);
-	if (ms->map == NULL) {
+	pthread_mutex_lock(&ar->lock);
+	if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed)) {
 		// The store's lock comes first; meanwhile somebody else may load it.
-		pthread_mutex_unlock(&ms->lock);
+		pthread_mutex_unlock(&ar->lock);
 		a->source->enter(a->source_ctx);
-		pthread_mutex_lock(&ms->lock);
-		if (ms->map == NULL)
-			err = load(a, ms);
+		pthread_mutex_lock(&ar->lock);
+		if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed))
+			err = load(a, ar, ms);
 		a->source->leave(a->source_ctx);
 	}
+	if (err == 0)
+		err = ms_reserve(ar);
 	if (err != 0)
-		pthread_mutex_unlock(&ms->lock);
-	else if (!atomic_load_explicit(&ms->warm, memory_order_relaxed))
-		atomic_store_explicit(&ms->warm, true, memory_order_relaxed);
+		pthread_mutex_unlock(&ar->lock);
 	return err;
 }
 
 bool ms_unload(struct alloc *a, struct metaslab *ms)
 {
-	if (ms->map == NULL || ms->taken_blk > 0 || ms->held_blk > 0)
+	struct arena *ar = arena_of_ms(a, ms);
+
+	if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed) || ms->out_blk > 0)
 		return false;
-	atomic_fetch_sub(&a->memory, (int64_t)buddy_bytes(ms->map));
-	buddy_destroy(ms->map);
-	ms->map = NULL;
+	a->ops->close(ar->engine, ms_start(a, ar, ms), ms->n_blk);
 	atomic_store(&ms->loaded, false);
+	add_unloaded(ar, ms->free_blk);
 	return true;
 }
 
@@ -119,106 +147,121 @@ void ms_destroy(struct alloc *a, struct metaslab *ms)
 		batch_free(b, &a->memory);
 	}
 	limbo_free(&ms->limbo, &a->memory);
-	buddy_destroy(ms->map);
-	pthread_mutex_destroy(&ms->lock);
 }
 
-// ---- between the free map, the pool and somebody's hands ----
+// ---- between the free map and the outside ----
 
-void ms_take(struct metaslab *ms, struct mrun run, uint32_t start, uint32_t len)
+// A take may leave one run more; every run that is FREEING or held may need one when it comes back, and so
+// may each part of a range that crosses metaslabs.
+int ms_reserve(struct arena *ar)
 {
-	buddy_take(ms->map, run, start, len);
-	ms->taken_blk += len;
-	sub_free(ms, len);
-	publish_top(ms);
+	return ar->engine->ops->reserve(ar->engine, ar->n_freeing_runs + ar->n_holds + ar->n_ms + 2);
 }
 
-int ms_hold(struct alloc *a, struct metaslab *ms, struct mrun run, uint32_t start, uint32_t len)
+void ms_take(struct alloc *a, struct arena *ar, struct mrun run, uint32_t start, uint32_t len)
 {
-	int err = limbo_prepare(&ms->limbo, start, len, &a->memory);
+	struct metaslab *ms = ms_in(a, ar, start);
 
-	if (err != 0)
-		return err;
-	buddy_take(ms->map, run, start, len);
-	limbo_set(&ms->limbo, start, len);
-	ms->held_blk += len;
-	publish_top(ms);
-	return 0;
+	a->ops->take(ar->engine, run, start, len);
+	ms->out_blk += len;
+	add_free(ar, ms, -(int64_t)len);
+	if (!atomic_load_explicit(&ms->warm, memory_order_relaxed))
+		atomic_store_explicit(&ms->warm, true, memory_order_relaxed);
 }
 
-void ms_take_held(struct alloc *a, struct metaslab *ms, uint32_t start, uint32_t len)
+void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len)
 {
-	limbo_clear(&ms->limbo, start, len, &a->memory);
-	ms->held_blk -= len;
-	ms->taken_blk += len;
-	sub_free(ms, len);
-}
+	struct metaslab *ms = ms_in(a, ar, start);
 
-void ms_unhold(struct alloc *a, struct metaslab *ms, uint32_t start, uint32_t len)
-{
-	limbo_clear(&ms->limbo, start, len, &a->memory);
-	buddy_give(ms->map, start, len);
-	ms->held_blk -= len;
-	publish_top(ms);
+	a->ops->give(ar->engine, start, len);
+	ms->out_blk -= len;
+	add_free(ar, ms, len);
 }
 
 // ---- the public changes of state ----
 
-static int check_taken(struct alloc *a ATTR_UNUSED, struct metaslab *ms, struct mrun r, uint64_t epoch ATTR_UNUSED,
-                       const char **why)
+// Whether fewer than n blocks of the metaslab are TAKEN: the others that are out are held. Holds are looked at only if it matters.
+static bool taken_is_less(struct alloc *a, const struct arena *ar, const struct metaslab *ms, uint32_t n)
 {
-	if (ms->map == NULL || ms->taken_blk < r.len)
+	if (ms->out_blk < n)
+		return true;
+	if (ms->out_blk - n >= (uint64_t)ar->n_holds * CELL_BLK)
+		return false;
+	return ms->out_blk - n < hold_sum(ar, ms_start(a, ar, ms), ms->n_blk);
+}
+
+static int check_taken(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch ATTR_UNUSED, const char **why)
+{
+	struct arena *ar = arena_of_ms(a, ms);
+	uint32_t start = ms_start(a, ar, ms) + r.start;
+
+	if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed) || taken_is_less(a, ar, ms, r.len))
 		*why = "more than was handed out";
-	else if (bits_any(ms->map->bits, r.start, r.len))
+	else if (a->ops->any_free(ar->engine, start, r.len))
 		*why = "some of it is free";
 	else if (limbo_any(&ms->limbo, r.start, r.len))
-		*why = "some of it is being freed or was never handed out";
+		*why = "some of it is being freed";
+	else if (hold_any(ar, start, r.len))
+		*why = "some of it was never handed out";
 	else
 		return 0;
 	return -EINVAL;
 }
 
-static void apply_put(struct alloc *a ATTR_UNUSED, struct metaslab *ms, struct mrun r, uint64_t epoch ATTR_UNUSED)
+static int check_put(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why)
 {
-	buddy_give(ms->map, r.start, r.len);
-	ms->taken_blk -= r.len;
-	add_free(ms, r.len);
-	publish_top(ms);
+	int err = check_taken(a, ms, r, epoch, why);
+
+	return err != 0 ? err : ms_reserve(arena_of_ms(a, ms));
+}
+
+static void apply_put(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch ATTR_UNUSED)
+{
+	struct arena *ar = arena_of_ms(a, ms);
+
+	ms_give(a, ar, ms_start(a, ar, ms) + r.start, r.len);
 }
 
 static void apply_commit(struct alloc *a ATTR_UNUSED, struct metaslab *ms, struct mrun r,
                          uint64_t epoch ATTR_UNUSED)
 {
-	ms->taken_blk -= r.len;
+	ms->out_blk -= r.len;
 }
 
 static int check_free(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why)
 {
-	if (ms->map != NULL && bits_any(ms->map->bits, r.start, r.len))
+	struct arena *ar = arena_of_ms(a, ms);
+	uint32_t start = ms_start(a, ar, ms) + r.start;
+
+	*why = NULL;
+	if (atomic_load_explicit(&ms->loaded, memory_order_relaxed) && a->ops->any_free(ar->engine, start, r.len))
 		*why = "some of it is free";
 	else if (limbo_any(&ms->limbo, r.start, r.len))
-		*why = "some of it is free or being freed already";
-	else if ((uint64_t)ms->free_blk + ms->freeing_blk + ms->taken_blk + r.len > ms->n_blk)
+		*why = "some of it is being freed already";
+	else if (hold_any(ar, start, r.len))
+		*why = "some of it is free or was never handed out";
+	else if ((uint64_t)ms->free_blk + ms->freeing_blk + ms->out_blk + r.len > ms->n_blk)
 		*why = "more than is owned there";
-	else
-		*why = NULL;
 	if (*why != NULL)
 		return -EINVAL;
 	if (limbo_prepare(&ms->limbo, r.start, r.len, &a->memory) != 0 ||
 	    batch_prepare(&ms->batches, epoch, &a->memory) == NULL)
 		return -ENOMEM;
-	return 0;
+	return ms_reserve(ar);
 }
 
 // Room was made by check_free. The list of pending metaslabs is what alloc_release works through.
 static void apply_free(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch)
 {
 	struct batch *b = ms->batches;
+	uint32_t old_n;
 
 	while (b->epoch != epoch)
 		b = b->next;
+	old_n = b->n;
 	limbo_set(&ms->limbo, r.start, r.len);
-	batch_add(b, r.start, r.len);
+	batch_add(b, r.start, r.len); // may join it to the last one
+	arena_of_ms(a, ms)->n_freeing_runs += b->n - old_n;
 	ms->freeing_blk += r.len;
 	atomic_fetch_add(&a->freeing_blk, r.len);
 	if (ms->pending)
@@ -230,26 +273,30 @@ static void apply_free(struct alloc *a, struct metaslab *ms, struct mrun r, uint
 	pthread_mutex_unlock(&a->pending_lock);
 }
 
-const struct ms_change ms_put_change = { "put", check_taken, apply_put };
+const struct ms_change ms_put_change = { "put", check_put, apply_put };
 const struct ms_change ms_commit_change = { "commit", check_taken, apply_commit };
 const struct ms_change ms_free_change = { "free", check_free, apply_free };
 
-// Needs no memory: the index has its entries already. An unloaded metaslab only counts; what the source tells at the
-// next load has these blocks free.
-static void release_batch(struct alloc *a, struct metaslab *ms, struct batch *b)
+// Needs no memory (ms_reserve). An unloaded metaslab only counts; what the source tells at the next load has these
+// blocks free.
+static void release_batch(struct alloc *a, struct arena *ar, struct metaslab *ms, struct batch *b)
 {
-	uint32_t sum = 0;
+	bool loaded = atomic_load_explicit(&ms->loaded, memory_order_relaxed);
+	uint32_t sum = 0, start = ms_start(a, ar, ms);
 
 	for (uint32_t i = 0; i < b->n; i++) {
 		limbo_clear(&ms->limbo, b->runs[i].start, b->runs[i].len, &a->memory);
-		if (ms->map != NULL)
-			buddy_give(ms->map, b->runs[i].start, b->runs[i].len);
+		if (loaded)
+			a->ops->give(ar->engine, start + b->runs[i].start, b->runs[i].len);
 		sum += b->runs[i].len;
 	}
+	ar->n_freeing_runs -= b->n;
 	ms->freeing_blk -= sum;
-	add_free(ms, sum);
+	add_free(ar, ms, sum);
+	if (!loaded)
+		add_unloaded(ar, sum);
 	atomic_fetch_sub(&a->freeing_blk, sum);
-	atomic_fetch_add(&a->free_blk, sum);
+	escrow_give(a, current_cpu(), sum);
 	batch_free(b, &a->memory);
 }
 
@@ -265,8 +312,6 @@ void ms_release(struct alloc *a, struct metaslab *ms, uint64_t epoch)
 			continue;
 		}
 		*link = b->next;
-		release_batch(a, ms, b);
+		release_batch(a, arena_of_ms(a, ms), ms, b);
 	}
-	if (ms->map != NULL)
-		publish_top(ms);
 }

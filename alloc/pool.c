@@ -1,34 +1,142 @@
 // SPDX-License-Identifier: MIT
-// The top tier: blocks set apart so that what belongs together comes to lie together.
+// The top tier: blocks set apart so that what belongs together comes to lie together, and is had without a lock.
 //
 // A stream's window are the blocks behind the last one that it got; it doubles while the stream goes on. A word is 64
-// blocks from which the small requests of one origin (a directory, else a thread) are cut one behind the other.
-// Both are out of the free map and in limbo, so nobody else gets them; they count as free for users, are held only
-// where a metaslab is roomy, and go back to the map when space is short.
+// blocks from which the small requests of one origin (a directory, else a processor) are cut one behind the other.
 //
-// Windows and words are guarded by the lock of the metaslab that they lie in. A stream's owner finds it by
-// window.start_blk, which only the owner writes: taking a window back writes only its length.
+// Both are holds. The blocks of a hold are out of the free map. Who takes some of them moves the front by
+// compare-and-swap of (start, length), which are one 64-bit number: if it succeeds nobody else has touched the hold. So a
+// hit costs one such instruction, and the allocator can take a hold back at any moment, in the same way, without
+// stopping anyone. Holds count as free for users, are opened only where there is plenty of room, and
+// go back to the map when space is short.
+//
+// The arena knows its holds, in a table by cell of 4 MiB (no hold crosses a cell's border), to tell a block that was handed
+// out from one that was not: when somebody commits or frees blocks, one bucket is looked at.
 #include "alloc/alloc_internal.h"
 
-static void link_holder(struct metaslab *ms, struct alloc_stream *s)
+#include <errno.h>
+
+// ---- holds ----
+
+bool hold_take(struct alloc_hold *h, uint64_t goal_abs, uint64_t len, uint64_t *start_abs)
 {
-	s->prev = NULL;
-	s->next = ms->holders;
-	if (s->next != NULL)
-		s->next->prev = s;
-	ms->holders = s;
+	uint64_t packed = atomic_load_explicit(&h->run, memory_order_acquire);
+
+	do {
+		struct run r = hold_run(packed);
+
+		if (r.len_blk < len || (goal_abs != 0 && r.start_blk != goal_abs))
+			return false;
+		*start_abs = r.start_blk;
+	} while (!atomic_compare_exchange_weak(&h->run, &packed, packed + (len << 24) - len));
+	return true;
 }
 
-static void unlink_holder(struct metaslab *ms, struct alloc_stream *s)
+static struct alloc_hold **cell_of(struct arena *ar, uint64_t abs)
 {
-	if (s->next != NULL)
-		s->next->prev = s->prev;
-	if (s->prev != NULL)
-		s->prev->next = s->next;
-	else
-		ms->holders = s->next;
-	s->prev = s->next = NULL;
+	return &ar->cells[(abs - ar->first_abs) / CELL_BLK % N_CELLS];
 }
+
+void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len)
+{
+	struct alloc_hold **cell = cell_of(ar, ar->first_abs + start);
+
+	ASSERT(!h->linked && h->home_blk == 0);
+	len = min_u32(len, CELL_BLK - start % CELL_BLK);
+	ms_take(a, ar, run, start, len);
+	h->home_blk = ar->first_abs + start;
+	h->linked = true;
+	h->prev = NULL;
+	h->next = *cell;
+	if (h->next != NULL)
+		h->next->prev = h;
+	*cell = h;
+	ar->n_holds++;
+	atomic_store_explicit(&h->run, hold_pack(h->home_blk, len), memory_order_release);
+}
+
+static void take_back(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct alloc_hold **cell)
+{
+	struct run rest = hold_run(atomic_exchange(&h->run, 0));
+
+	if (rest.len_blk > 0)
+		ms_give(a, ar, (uint32_t)(rest.start_blk - ar->first_abs), (uint32_t)rest.len_blk);
+	if (h->next != NULL)
+		h->next->prev = h->prev;
+	if (h->prev != NULL)
+		h->prev->next = h->next;
+	else
+		*cell = h->next;
+	h->prev = h->next = NULL;
+	h->linked = false;
+	ar->n_holds--;
+}
+
+void hold_close_locked(struct alloc *a, struct arena *ar, struct alloc_hold *h)
+{
+	if (h->home_blk != 0 && h->linked)
+		take_back(a, ar, h, cell_of(ar, h->home_blk));
+	h->home_blk = 0;
+}
+
+void hold_close(struct alloc *a, struct alloc_hold *h)
+{
+	struct arena *ar;
+
+	if (h->home_blk == 0)
+		return;
+	ar = arena_of(a, h->home_blk);
+	pthread_mutex_lock(&ar->lock);
+	hold_close_locked(a, ar, h);
+	pthread_mutex_unlock(&ar->lock);
+}
+
+static bool has_some(const struct arena *ar, struct alloc_hold *h, uint32_t start, uint32_t len)
+{
+	struct run r = hold_peek(h);
+	uint64_t from = ar->first_abs + start;
+
+	return r.len_blk > 0 && r.start_blk < from + len && from < r.start_blk + r.len_blk;
+}
+
+bool hold_any(const struct arena *ar, uint32_t start, uint32_t len)
+{
+	uint32_t first = start / CELL_BLK, n = (start + len - 1) / CELL_BLK - first + 1;
+
+	if (ar->n_holds == 0)
+		return false;
+	for (uint32_t i = 0; i < min_u32(n, N_CELLS); i++)
+		for (struct alloc_hold *h = ar->cells[(first + i) % N_CELLS]; h != NULL; h = h->next)
+			if (has_some(ar, h, start, len))
+				return true;
+	return false;
+}
+
+bool hold_ends_at(const struct arena *ar, uint32_t blk)
+{
+	if (blk == 0 || ar->n_holds == 0)
+		return false;
+	for (struct alloc_hold *h = ar->cells[(blk - 1) / CELL_BLK % N_CELLS]; h != NULL; h = h->next) {
+		struct run r = hold_peek(h);
+
+		if (r.len_blk > 0 && r.start_blk + r.len_blk == ar->first_abs + blk)
+			return true;
+	}
+	return false;
+}
+
+uint64_t hold_sum(const struct arena *ar, uint32_t start, uint32_t len)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t c = 0; c < N_CELLS && ar->n_holds > 0; c++)
+		for (struct alloc_hold *h = ar->cells[c]; h != NULL; h = h->next)
+			if (has_some(ar, h, start, len))
+				sum += hold_peek(h).len_blk; // no hold crosses the border of a metaslab
+	return sum;
+}
+
+// ---- windows ----
 
 // A first request gets a window only when it is large: most files are written at once and end there, and what is held
 // behind each would keep small files apart.
@@ -36,129 +144,37 @@ uint32_t pool_window_wish(struct alloc_stream *s, bool sequential, uint64_t want
 {
 	if (!sequential) {
 		s->window_blk = (uint32_t)min_u64(max_u64(want, 16), ALLOC_WINDOW_MAX_BLK);
-		return want >= SPAN_BLK ? s->window_blk : 0;
+		return want >= LARGE_BLK ? s->window_blk : 0;
 	}
 	return (uint32_t)min_u64(max_u64(want, max_u32(s->window_blk, 16)), ALLOC_WINDOW_MAX_BLK);
 }
 
-void pool_window_open(struct alloc *a, struct metaslab *ms, struct alloc_stream *s, uint32_t at, uint32_t wish)
-{
-	struct mrun run;
-	uint32_t len;
+// ---- words ----
 
-	ASSERT(s->window.len_blk == 0);
-	if (wish == 0 || at >= ms->n_blk || !bits_test(ms->map->bits, at))
-		return;
-	run = buddy_run_at(ms->map, at);
-	len = min_u32(wish, mrun_end(run) - at);
-	if (!ms_roomy(ms, len) || ms_hold(a, ms, run, at, len) != 0)
-		return; // no window is no error
-	s->window = (struct run){ ms->first_abs + at, len };
-	s->window_blk = min_u32(2 * wish, ALLOC_WINDOW_MAX_BLK);
-	link_holder(ms, s);
+struct word *pool_word(struct alloc *a, uint32_t origin) { return &a->words[origin / N_ROTORS % N_WORDS]; }
+
+// Words lie at the far end of a long run: the near end is for large requests.
+void pool_word_open(struct alloc *a, struct arena *ar, struct word *word, struct mrun run)
+{
+	uint32_t start = max_u32(run.start, (mrun_end(run) - WORD_BLK) & ~(WORD_BLK - 1));
+
+	hold_open(a, ar, &word->hold, run, start, WORD_BLK);
 }
 
-bool pool_window_has(const struct alloc_stream *s, uint64_t goal_abs, uint64_t len)
+// ---- taking back ----
+
+void pool_reclaim(struct alloc *a, struct arena *ar)
 {
-	return goal_abs >= s->window.start_blk && len <= s->window.len_blk &&
-	       goal_abs - s->window.start_blk <= s->window.len_blk - len;
-}
-
-void pool_window_take(struct alloc *a, struct metaslab *ms, struct alloc_stream *s, uint64_t goal_abs, uint32_t len)
-{
-	uint32_t start = ms_rel(ms, s->window.start_blk), goal = ms_rel(ms, goal_abs);
-
-	if (goal > start)
-		ms_unhold(a, ms, start, goal - start);
-	ms_take_held(a, ms, goal, len);
-	s->window.len_blk -= goal - start + len;
-	s->window.start_blk = goal_abs + len;
-	if (s->window.len_blk == 0) {
-		// The metaslab is found by start_blk, which must not point into the next one.
-		s->window.start_blk = goal_abs;
-		unlink_holder(ms, s);
-	}
-}
-
-void pool_window_drop(struct alloc *a, struct metaslab *ms, struct alloc_stream *s)
-{
-	ms_unhold(a, ms, ms_rel(ms, s->window.start_blk), (uint32_t)s->window.len_blk);
-	s->window.len_blk = 0;
-	unlink_holder(ms, s);
-}
-
-bool pool_window_ends_at(const struct metaslab *ms, uint32_t blk)
-{
-	unsigned left = 16;
-
-	if (blk == 0 || !limbo_any(&ms->limbo, blk - 1, 1))
-		return false;
-	for (const struct alloc_stream *s = ms->holders; s != NULL && left > 0; s = s->next, left--)
-		if (s->window.start_blk + s->window.len_blk == ms->first_abs + blk)
-			return true;
-	return false;
-}
-
-static struct mrun *word_of(struct metaslab *ms, uint32_t origin) { return &ms->words[origin / N_ROTORS % N_WORDS]; }
-
-struct mrun *pool_word(struct alloc *a, struct metaslab *ms, uint32_t origin, uint32_t len)
-{
-	struct mrun *word = word_of(ms, origin);
-	struct mrun run;
-	uint32_t at;
-
-	if (word->len >= len)
-		return word;
-	if (word->len > 0)
-		ms_unhold(a, ms, word->start, word->len);
-	word->len = 0;
-	if (!ms_roomy(ms, WORD_BLK))
-		return NULL;
-	run = buddy_fit(ms->map, WORD_BLK, false);
-	if (run.len == 0)
-		return NULL;
-	at = slab_open_at(run);
-	if (ms_hold(a, ms, run, at, WORD_BLK) != 0)
-		return NULL;
-	*word = (struct mrun){ at, WORD_BLK };
-	return word;
-}
-
-struct mrun *pool_word_at(struct metaslab *ms, uint32_t origin, uint32_t at, uint32_t len)
-{
-	struct mrun *word = word_of(ms, origin);
-
-	return word->start == at && word->len >= len ? word : NULL;
-}
-
-void pool_word_take(struct alloc *a, struct metaslab *ms, struct mrun *word, uint32_t len)
-{
-	ms_take_held(a, ms, word->start, len);
-	word->start += len;
-	word->len -= len;
-}
-
-void pool_reclaim(struct alloc *a, struct metaslab *ms)
-{
-	while (ms->holders != NULL)
-		pool_window_drop(a, ms, ms->holders);
-	for (uint32_t i = 0; i < N_WORDS; i++) {
-		if (ms->words[i].len > 0)
-			ms_unhold(a, ms, ms->words[i].start, ms->words[i].len);
-		ms->words[i].len = 0;
-	}
+	for (uint32_t c = 0; c < N_CELLS; c++)
+		while (ar->cells[c] != NULL)
+			take_back(a, ar, ar->cells[c], &ar->cells[c]);
 }
 
 void pool_reclaim_all(struct alloc *a)
 {
-	for (uint32_t i = 0; i < a->n_ms; i++) {
-		struct metaslab *ms = &a->ms[i];
-
-		if (!atomic_load(&ms->loaded))
-			continue;
-		pthread_mutex_lock(&ms->lock);
-		if (ms->held_blk > 0)
-			pool_reclaim(a, ms);
-		pthread_mutex_unlock(&ms->lock);
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		pthread_mutex_lock(&a->arenas[i].lock);
+		pool_reclaim(a, &a->arenas[i]);
+		pthread_mutex_unlock(&a->arenas[i].lock);
 	}
 }

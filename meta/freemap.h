@@ -2,7 +2,8 @@
 // The space map in the store: what a transaction changed (the delta), its rows, counters and condensing, and loading a metaslab.
 //
 // A delta gathers the runs that the open transaction made used or free, per metaslab, in order. When the transaction closes, each
-// touched metaslab gets one spacemap row and a new metaslab row; so the cost of a commit follows what changed.
+// touched metaslab gets a new spacemap row, or a longer last one, and a new metaslab row; so the cost of a commit follows what changed.
+// Condensing (P3) is paid for by earlier changes: each changed run pays for a bounded number of bytes read and written.
 //
 // Lock: the store's lock is held for everything here. Errors: negative errno, -EUCLEAN for a map that contradicts itself.
 #ifndef HYBRIDFS_META_FREEMAP_H
@@ -21,7 +22,7 @@ void freemap_destroy(struct freemap *fm);
 int freemap_log(struct freemap *fm, uint64_t start_blk, uint64_t len_blk, bool used) ATTR_MUST_USE;
 bool freemap_is_clean(const struct freemap *fm); // nothing logged since the last write
 
-// Writes the delta as rows of transaction seq and empties it. Condenses logs that have grown too long (P3).
+// Writes the delta as rows of transaction seq and empties it. Condenses logs that have grown too long (P3). Once for each seq.
 int freemap_write(struct freemap *fm, uint64_t seq) ATTR_MUST_USE;
 
 // The metaslab as it stands in the open transaction: rows, then delta. The caller frees the bits.

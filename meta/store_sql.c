@@ -64,6 +64,10 @@ const char *const store_sql[STMT_N] = {
 	[STMT_METASLAB_SET] = "INSERT OR REPLACE INTO metaslab(ms, free_blk, largest_blk, log_bytes, base_bytes)"
 	                      " VALUES(?1, ?2, ?3, ?4, ?5)",
 	[STMT_SPACEMAP_ROWS] = "SELECT runs FROM spacemap WHERE ms = ?1 ORDER BY seq",
+	// length() does not read the overflow pages of a long one.
+	[STMT_SPACEMAP_LAST] = "SELECT seq, CASE WHEN length(runs) <= ?2 THEN runs END FROM spacemap WHERE ms = ?1"
+	                       " ORDER BY seq DESC LIMIT 1",
 	[STMT_SPACEMAP_INSERT] = "INSERT INTO spacemap(ms, seq, runs) VALUES(?1, ?2, ?3)",
+	[STMT_SPACEMAP_REWRITE] = "UPDATE spacemap SET runs = ?3 WHERE ms = ?1 AND seq = ?2",
 	[STMT_SPACEMAP_DELETE] = "DELETE FROM spacemap WHERE ms = ?1",
 };

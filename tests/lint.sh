@@ -33,7 +33,7 @@ allowed_rooms() {
 	fs) echo fs meta alloc block util ;;
 	mkfs) echo mkfs fs meta alloc block util ;;
 	fsck) echo fsck fs meta alloc block util ;;
-	bench) echo bench util ;;
+	bench) echo bench meta alloc block util ;;
 	tests) echo tests fsck mkfs fs meta alloc block util ;;
 	esac
 }

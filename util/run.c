@@ -4,10 +4,26 @@
 #include <errno.h>
 #include <stdlib.h>
 
-int runlist_add(struct runlist *list, uint64_t start_blk, uint64_t len_blk)
+int runlist_reserve(struct runlist *list, uint32_t n)
 {
 	struct run *bigger;
-	uint32_t cap;
+	uint32_t cap = list->cap == 0 ? 8 : list->cap;
+
+	if (list->cap - list->n >= n)
+		return 0;
+	while (cap - list->n < n)
+		cap *= 2;
+	bigger = reallocarray(list->runs, cap, sizeof(*bigger));
+	if (bigger == NULL)
+		return -ENOMEM;
+	list->runs = bigger;
+	list->cap = cap;
+	return 0;
+}
+
+int runlist_add(struct runlist *list, uint64_t start_blk, uint64_t len_blk)
+{
+	int err;
 
 	if (list->n > 0) {
 		struct run *last = &list->runs[list->n - 1];
@@ -17,16 +33,10 @@ int runlist_add(struct runlist *list, uint64_t start_blk, uint64_t len_blk)
 			return 0;
 		}
 	}
-	if (list->n == list->cap) {
-		cap = list->cap == 0 ? 8 : list->cap * 2;
-		bigger = reallocarray(list->runs, cap, sizeof(*bigger));
-		if (bigger == NULL)
-			return -ENOMEM;
-		list->runs = bigger;
-		list->cap = cap;
-	}
-	list->runs[list->n++] = (struct run){ start_blk, len_blk };
-	return 0;
+	err = runlist_reserve(list, 1);
+	if (err == 0)
+		list->runs[list->n++] = (struct run){ start_blk, len_blk };
+	return err;
 }
 
 static int compare_start(const void *a, const void *b)

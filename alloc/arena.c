@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT
+// Which arena serves a request, and where in it.
+//
+// Requests of one origin (a directory, else a processor) keep to one arena: origins are hashed to a few rotors, each of
+// which points to one. So threads do not fight for locks, and a directory's files lie near each other. In an
+// arena the request goes to a run that fits well (FIT_EXACT, FIT_SPARE); if the rotor's arena has none, first another
+// metaslab of it is loaded, then the other arenas are asked. Only when nobody has a good fit is a bad one taken.
+//
+// Whether an arena can serve a request is asked without its lock (may_have); the answer is a hint.
+#include "alloc/alloc_internal.h"
+
+#include <errno.h>
+
+// Room left behind a stream that is still growing when somebody else needs a place in the same run: 16 MiB.
+#define SHADOW_BLK 4096u
+
+// ---- handing out ----
+
+int grab_add(struct grab *g, uint64_t start_abs, uint64_t len)
+{
+	int err = runlist_add(g->out, start_abs, len);
+
+	if (err != 0)
+		return err;
+	g->left_blk -= len;
+	g->end_abs = start_abs + len;
+	return 0;
+}
+
+int grab_take(struct grab *g, struct arena *ar, struct mrun run, uint32_t start, uint32_t len)
+{
+	int err = grab_add(g, ar->first_abs + start, len);
+
+	if (err == 0)
+		ms_take(g->a, ar, run, start, len);
+	return err;
+}
+
+void grab_open_window(struct grab *g, struct arena *ar)
+{
+	uint32_t at = (uint32_t)(g->end_abs - ar->first_abs);
+	struct mrun run;
+
+	if (g->s == NULL || g->wish_blk == 0 || g->left_blk > 0 || g->s->window.home_blk != 0)
+		return;
+	// The next metaslab is another part of the engine: a window does not reach into it.
+	if (at >= ar->n_blk || at % (1u << g->a->ms_shift) == 0 || !is_roomy(ar, g->wish_blk))
+		return;
+	run = g->a->ops->run_at(ar->engine, at);
+	if (run.len == 0 || run.start != at || ms_reserve(ar) != 0)
+		return; // no window is no error
+	hold_open(g->a, ar, &g->s->window, run, at, min_u32(g->wish_blk, run.len));
+	g->s->window_blk = min_u32(2 * g->wish_blk, ALLOC_WINDOW_MAX_BLK);
+}
+
+// Where in a free run a request of n blocks (window included) begins: at the near end, but behind a stream that is still growing there some
+// room is left, so that streams written at the same time do not cut each other short.
+static uint32_t place_in(const struct arena *ar, struct mrun run, uint32_t n)
+{
+	if (ar->n_holds > 0 && n >= LARGE_BLK && run.len / 4 >= n && is_roomy(ar, n) && hold_ends_at(ar, run.start))
+		return run.start + min_u32(SHADOW_BLK, run.len / 2);
+	return run.start;
+}
+
+// ---- one arena ----
+
+#define FITS_GOOD (1u << FIT_EXACT | 1u << FIT_SPARE)
+
+// What this engine tells apart of the wanted fits; an engine with a policy of its own is simply asked.
+static unsigned fits_of(const struct alloc *a, unsigned wanted) { return a->ops->fits & wanted ? a->ops->fits & wanted : 1u << FIT_BEST; }
+
+static bool may_serve(const struct grab *g, const struct arena *ar, unsigned fits)
+{
+	if (g->left_blk > atomic_load_explicit(&ar->free_blk, memory_order_relaxed) || g->left_blk > ar->n_blk)
+		return false;
+	for (enum engine_fit fit = 0; fit < N_FITS; fit++)
+		if ((fits & 1u << fit) && g->a->ops->may_have(ar->engine, (uint32_t)g->left_blk, fit))
+			return true;
+	return false;
+}
+
+// With the lock. Nothing is done if there is no such run.
+static int serve_locked(struct grab *g, struct arena *ar, unsigned fits)
+{
+	uint32_t n = (uint32_t)g->left_blk;
+	struct mrun run = { 0, 0 };
+	int err;
+
+	for (enum engine_fit fit = 0; fit < N_FITS && run.len == 0; fit++)
+		if (fits & 1u << fit)
+			run = g->a->ops->find(ar->engine, n, fit);
+	if (run.len == 0)
+		return 0;
+	err = grab_take(g, ar, run, place_in(ar, run, n + g->wish_blk), n);
+	if (err == 0)
+		grab_open_window(g, ar);
+	return err;
+}
+
+static int serve(struct grab *g, struct arena *ar, unsigned fits)
+{
+	int err;
+
+	if (!may_serve(g, ar, fits))
+		return 0;
+	pthread_mutex_lock(&ar->lock);
+	err = ms_reserve(ar);
+	if (err == 0)
+		err = serve_locked(g, ar, fits);
+	pthread_mutex_unlock(&ar->lock);
+	return err;
+}
+
+// The unloaded metaslab with the most free blocks, if these are at least `least`; NULL = none.
+static struct metaslab *emptiest_unloaded(const struct alloc *a, const struct arena *ar, uint64_t least)
+{
+	struct metaslab *best = NULL;
+	uint32_t most = 0;
+
+	if (atomic_load_explicit(&ar->unloaded_blk, memory_order_relaxed) < max_u64(least, 1))
+		return NULL;
+	for (uint32_t i = 0; i < ar->n_ms; i++) {
+		struct metaslab *ms = &a->ms[ar->first_ms + i];
+		uint32_t free_blk = atomic_load_explicit(&ms->free_blk, memory_order_relaxed);
+
+		if (free_blk > most && free_blk >= least && !atomic_load_explicit(&ms->loaded, memory_order_relaxed)) {
+			most = free_blk;
+			best = ms;
+		}
+	}
+	return best;
+}
+
+// Loads metaslabs until one serves the request; `least`: blocks that one must have free to be worth it.
+static int serve_loading(struct grab *g, struct arena *ar, unsigned fits, uint64_t least)
+{
+	struct metaslab *ms;
+	int err = 0;
+
+	while (err == 0 && g->left_blk > 0 && (ms = emptiest_unloaded(g->a, ar, least)) != NULL) {
+		err = ms_lock_loaded(g->a, ms);
+		if (err == 0) {
+			err = serve_locked(g, ar, fits);
+			pthread_mutex_unlock(&ar->lock);
+		}
+	}
+	return err;
+}
+
+// ---- words ----
+
+static int open_word(struct alloc *a, struct arena *ar, struct word *word)
+{
+	enum engine_fit fit = a->ops->fits & 1u << FIT_SPARE ? FIT_SPARE : FIT_BEST;
+	struct metaslab *ms = NULL;
+	struct mrun run;
+	int err;
+
+	for (;;) {
+		if (ms == NULL)
+			pthread_mutex_lock(&ar->lock);
+		err = ms == NULL ? ms_reserve(ar) : ms_lock_loaded(a, ms);
+		if (err != 0) {
+			if (ms == NULL)
+				pthread_mutex_unlock(&ar->lock);
+			return err;
+		}
+		run = a->ops->find(ar->engine, WORD_BLK, fit);
+		if (run.len > 0)
+			pool_word_open(a, ar, word, run);
+		pthread_mutex_unlock(&ar->lock);
+		if (run.len > 0 || (ms = emptiest_unloaded(a, ar, LARGE_BLK)) == NULL)
+			return 0;
+	}
+}
+
+// A small request out of its origin's word. Does nothing when there is none to be had.
+static int serve_word(struct grab *g, struct arena *home)
+{
+	struct word *word = pool_word(g->a, g->origin);
+	uint64_t start_abs;
+	int err = runlist_reserve(g->out, 1);
+
+	if (err != 0)
+		return err;
+	if (!hold_take(&word->hold, 0, g->left_blk, &start_abs)) {
+		if (!is_plenty(home) || pthread_mutex_trylock(&word->refill_lock) != 0)
+			return 0;
+		hold_close(g->a, &word->hold);
+		err = open_word(g->a, home, word);
+		pthread_mutex_unlock(&word->refill_lock);
+		if (err != 0 || !hold_take(&word->hold, 0, g->left_blk, &start_abs))
+			return err;
+	}
+	return grab_add(g, start_abs, g->left_blk);
+}
+
+// ---- all of them ----
+
+static _Atomic uint32_t *rotor_of(const struct grab *g) { return &g->a->rotor[g->origin % N_ROTORS]; }
+
+// A quarter of an unloaded metaslab's free space in one piece is a fair guess.
+static int serve_home(struct grab *g, struct arena *home, unsigned fits)
+{
+	int err = serve(g, home, fits);
+
+	if (err == 0 && g->left_blk > 0)
+		err = serve_loading(g, home, fits, 4 * g->left_blk);
+	return err;
+}
+
+int arena_serve(struct grab *g)
+{
+	struct alloc *a = g->a;
+	uint32_t first = atomic_load_explicit(rotor_of(g), memory_order_relaxed);
+	// A stream that goes on wants room behind it more than an exact fit.
+	unsigned fits = fits_of(a, g->wish_blk > 0 ? 1u << FIT_SPARE : FITS_GOOD);
+	int err;
+
+	if (g->left_blk <= SMALL_MAX_BLK && g->wish_blk == 0) {
+		err = serve_word(g, &a->arenas[first]);
+		if (err != 0 || g->left_blk == 0)
+			return err;
+	}
+	err = serve_home(g, &a->arenas[first], fits);
+	for (uint32_t i = 1; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
+		err = serve(g, &a->arenas[(first + i) % a->n_arenas], fits);
+	for (uint32_t i = 1; i < a->n_arenas && err == 0 && g->left_blk > 0; i++) {
+		uint32_t other = (first + i) % a->n_arenas;
+
+		err = serve_loading(g, &a->arenas[other], fits, 4 * g->left_blk);
+		if (err == 0 && g->left_blk == 0)
+			atomic_store_explicit(rotor_of(g), other, memory_order_relaxed);
+	}
+	return err;
+}
+
+// A request that may be split takes a part of the longest run, so that what remains is long; one that may not, or that is
+// small, the shortest one that will do.
+int arena_serve_any(struct grab *g)
+{
+	struct alloc *a = g->a;
+	unsigned fits = fits_of(a, 1u << (g->contig || g->left_blk < TOLERANT_BLK ? FIT_BEST : FIT_LARGEST));
+	uint32_t first = atomic_load_explicit(rotor_of(g), memory_order_relaxed);
+	int err = 0;
+
+	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
+		err = serve(g, &a->arenas[(first + i) % a->n_arenas], fits);
+	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
+		err = serve_loading(g, &a->arenas[(first + i) % a->n_arenas], fits, g->left_blk);
+	return err;
+}
+
+// ---- pieces ----
+
+static struct arena *arena_with_longest(const struct alloc *a, uint32_t *longest)
+{
+	struct arena *best = NULL;
+
+	*longest = 0;
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		uint32_t len = a->ops->longest_hint(a->arenas[i].engine);
+
+		if (len > *longest) {
+			*longest = len;
+			best = &a->arenas[i];
+		}
+	}
+	return best;
+}
+
+static struct metaslab *emptiest_of_all(const struct alloc *a, uint64_t least)
+{
+	struct metaslab *best = NULL;
+
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		struct metaslab *ms = emptiest_unloaded(a, &a->arenas[i], least);
+
+		if (ms != NULL) {
+			best = ms;
+			least = atomic_load_explicit(&ms->free_blk, memory_order_relaxed) + 1;
+		}
+	}
+	return best;
+}
+
+int arena_serve_piece(struct grab *g)
+{
+	struct alloc *a = g->a;
+	uint32_t longest;
+	struct arena *ar = arena_with_longest(a, &longest);
+	struct metaslab *ms = emptiest_of_all(a, (uint64_t)longest * 16 + 1); // a sixteenth of it in one piece is a cautious guess
+	struct mrun run;
+	int err;
+
+	if (ms != NULL)
+		ar = arena_of_ms(a, ms);
+	else if (ar == NULL)
+		return 0;
+	if (ms != NULL) {
+		err = ms_lock_loaded(a, ms);
+		if (err != 0)
+			return err;
+	} else {
+		pthread_mutex_lock(&ar->lock);
+		err = ms_reserve(ar);
+	}
+	if (err == 0) {
+		run = a->ops->longest(ar->engine); // and the hint is right again
+		if (run.len > 0)
+			err = grab_take(g, ar, run, run.start, (uint32_t)min_u64(run.len, g->left_blk));
+	}
+	pthread_mutex_unlock(&ar->lock);
+	return err;
+}
+
+uint64_t arena_next_best(struct alloc *a, uint64_t n)
+{
+	struct metaslab *ms = emptiest_of_all(a, 1);
+	uint64_t best = ms != NULL ? atomic_load_explicit(&ms->free_blk, memory_order_relaxed) : 0;
+
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		struct arena *ar = &a->arenas[i];
+
+		pthread_mutex_lock(&ar->lock);
+		best = max_u64(best, a->ops->longest(ar->engine).len);
+		pthread_mutex_unlock(&ar->lock);
+	}
+	return min_u64(best, n - 1);
+}

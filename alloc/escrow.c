@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+// How many blocks are free, for the decision that there is no space: counted once for the volume, but not in one place.
+//
+// Each processor has some blocks in escrow, out of which it serves its requests and into which it puts what it gets back, so
+// that processors do not fight for one cache line. Only when its escrow is used up or has grown too large does it move a
+// portion from or to the common count, under a lock. Nobody hears -ENOSPC before all escrows were called in, so the count is exact.
+//
+// The reserve always lies in the common count: while that is short, nothing goes into escrow.
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "alloc/alloc_internal.h"
+
+#define ESCROWS_MAX 64
+#define ESCROW_BLK_MAX (1 << 16) // 256 MiB
+
+unsigned current_cpu(void)
+{
+	int cpu = sched_getcpu();
+
+	return cpu < 0 ? 0 : (unsigned)cpu;
+}
+
+int escrow_init(struct alloc *a, uint64_t free_blk)
+{
+	long n = sysconf(_SC_NPROCESSORS_CONF);
+
+	a->n_escrows = n < 1 ? 1 : n > ESCROWS_MAX ? ESCROWS_MAX : (uint32_t)n;
+	a->escrow_blk = (int64_t)min_u64(a->n_blks / a->n_escrows / 64, ESCROW_BLK_MAX);
+	a->escrows = aligned_alloc(CACHE_LINES, a->n_escrows * sizeof(struct escrow));
+	if (a->escrows == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < a->n_escrows; i++)
+		atomic_init(&a->escrows[i].blk, 0);
+	atomic_init(&a->common_blk, (int_fast64_t)free_blk);
+	pthread_mutex_init(&a->escrow_lock, NULL);
+	return 0;
+}
+
+void escrow_destroy(struct alloc *a)
+{
+	pthread_mutex_destroy(&a->escrow_lock);
+	free(a->escrows);
+}
+
+uint64_t escrow_count(struct alloc *a)
+{
+	int_fast64_t sum;
+
+	pthread_mutex_lock(&a->escrow_lock);
+	sum = atomic_load(&a->common_blk);
+	for (uint32_t i = 0; i < a->n_escrows; i++)
+		sum += atomic_load(&a->escrows[i].blk);
+	pthread_mutex_unlock(&a->escrow_lock);
+	return (uint64_t)sum;
+}
+
+static void call_in(struct alloc *a)
+{
+	for (uint32_t i = 0; i < a->n_escrows; i++)
+		atomic_fetch_add(&a->common_blk, atomic_exchange(&a->escrows[i].blk, 0));
+}
+
+// With the lock. What is given to the common count meanwhile can only help.
+static int take_common(struct alloc *a, struct escrow *own, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
+{
+	int_fast64_t kept = use_reserve ? 0 : (int_fast64_t)a->reserve_blk, usable;
+
+	if (atomic_load(&a->common_blk) - (int_fast64_t)want < (int_fast64_t)a->reserve_blk)
+		call_in(a);
+	usable = atomic_load(&a->common_blk) - kept;
+	if (usable <= 0 || ((uint64_t)usable < want && !partial))
+		return -ENOSPC;
+	*n = min_u64(want, (uint64_t)usable);
+	atomic_fetch_sub(&a->common_blk, (int_fast64_t)*n);
+	if (a->escrow_blk > 0 && atomic_load(&a->common_blk) >= (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk) {
+		atomic_fetch_sub(&a->common_blk, a->escrow_blk);
+		atomic_fetch_add(&own->blk, a->escrow_blk);
+	}
+	return 0;
+}
+
+int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
+{
+	struct escrow *own = &a->escrows[cpu % a->n_escrows];
+	int_fast64_t have = atomic_load_explicit(&own->blk, memory_order_relaxed);
+	int err;
+
+	*n = want;
+	while (want <= ALLOC_MAX_RUN_BLK && have >= (int_fast64_t)want)
+		if (atomic_compare_exchange_weak(&own->blk, &have, have - (int_fast64_t)want))
+			return 0;
+	pthread_mutex_lock(&a->escrow_lock);
+	err = take_common(a, own, min_u64(want, INT64_MAX / 2), partial, use_reserve, n);
+	pthread_mutex_unlock(&a->escrow_lock);
+	return err;
+}
+
+void escrow_give(struct alloc *a, unsigned cpu, uint64_t n)
+{
+	struct escrow *own = &a->escrows[cpu % a->n_escrows];
+	int_fast64_t have;
+
+	if (atomic_load_explicit(&a->common_blk, memory_order_relaxed) < (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk ||
+	    a->escrow_blk == 0) {
+		atomic_fetch_add(&a->common_blk, (int_fast64_t)n);
+		return;
+	}
+	have = atomic_fetch_add(&own->blk, (int_fast64_t)n) + (int_fast64_t)n;
+	if (have <= 2 * a->escrow_blk)
+		return;
+	pthread_mutex_lock(&a->escrow_lock);
+	atomic_fetch_add(&a->common_blk, atomic_exchange(&own->blk, 0));
+	pthread_mutex_unlock(&a->escrow_lock);
+}
