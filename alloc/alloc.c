@@ -10,12 +10,12 @@
 #include "alloc/alloc_internal.h"
 #include "util/log.h"
 
-// An arena for each 256 GiB, at most ARENAS_MAX of them if their blocks can be numbered with 32 bits.
+// About an arena for each processor, of at least 64 GiB, and small enough that its blocks can be numbered with 32 bits.
 static uint32_t choose_arena_shift(uint64_t n_blks, uint32_t ms_shift)
 {
-	uint32_t shift = max_u32(ms_shift, ARENA_SHIFT_MIN);
+	uint32_t shift = max_u32(ms_shift, ARENA_SHIFT_MIN), wanted = min_u32(count_cpus(), ARENAS_MAX);
 
-	while (shift < 31 && (n_blks - 1) >> shift >= ARENAS_MAX)
+	while (shift < 31 && (n_blks - 1) >> shift >= wanted)
 		shift++;
 	return shift;
 }
@@ -70,6 +70,7 @@ static void init_pool(struct alloc *a)
 		pthread_mutex_init(&a->words[w].refill_lock, NULL);
 	pthread_mutex_init(&a->release_lock, NULL);
 	pthread_mutex_init(&a->pending_lock, NULL);
+	pthread_mutex_init(&a->trim_lock, NULL);
 }
 
 static void *zeroed_aligned(size_t bytes)
@@ -137,6 +138,7 @@ void alloc_destroy(struct alloc *a)
 		pthread_mutex_destroy(&a->words[w].refill_lock);
 	pthread_mutex_destroy(&a->release_lock);
 	pthread_mutex_destroy(&a->pending_lock);
+	pthread_mutex_destroy(&a->trim_lock);
 	if (a->escrows != NULL)
 		escrow_destroy(a);
 	free(a->arenas);
@@ -153,29 +155,52 @@ static struct mrun part_in(const struct alloc *a, const struct metaslab *ms, uin
 	return (struct mrun){ (uint32_t)(from - first), (uint32_t)(to - from) };
 }
 
-// The locks of all arenas that the range touches are held together, so that a range is refused or changed as a whole.
-static int change(struct alloc *a, const struct ms_change *ch, uint64_t start_abs, uint64_t len, uint64_t epoch)
+static int change_one(struct alloc *a, const struct ms_change *ch, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why)
 {
-	const char *why = "it is not inside the volume";
-	struct metaslab *first, *last, *ms;
-	struct arena *first_ar, *last_ar, *ar;
-	int err = -EINVAL;
+	struct arena *ar = arena_of_ms(a, ms);
+	int err;
 
-	if (len == 0 || len > a->n_blks || start_abs > a->n_blks - len)
-		goto refused;
-	first = ms_of(a, start_abs);
-	last = ms_of(a, start_abs + len - 1);
-	first_ar = arena_of(a, start_abs);
-	last_ar = arena_of(a, start_abs + len - 1);
+	if (a->ops->prefetch != NULL)
+		a->ops->prefetch(ar->engine, (uint32_t)(ms_first_abs(a, ms) - ar->first_abs) + r.start, r.len);
+	pthread_mutex_lock(&ar->lock);
+	err = ch->check(a, ms, r, epoch, why);
+	if (err == 0)
+		ch->apply(a, ms, r, epoch);
+	pthread_mutex_unlock(&ar->lock);
+	return err;
+}
+
+// The locks of all arenas that the range touches are held together, so that a range is refused or changed as a whole.
+static int change_all(struct alloc *a, const struct ms_change *ch, uint64_t start_abs, uint64_t len, uint64_t epoch, const char **why)
+{
+	struct metaslab *first = ms_of(a, start_abs), *last = ms_of(a, start_abs + len - 1), *ms;
+	struct arena *first_ar = arena_of(a, start_abs), *last_ar = arena_of(a, start_abs + len - 1), *ar;
+	int err = 0;
+
 	for (ar = first_ar; ar <= last_ar; ar++)
 		pthread_mutex_lock(&ar->lock);
-	err = 0;
 	for (ms = first; ms <= last && err == 0; ms++)
-		err = ch->check(a, ms, part_in(a, ms, start_abs, len), epoch, &why);
+		err = ch->check(a, ms, part_in(a, ms, start_abs, len), epoch, why);
 	for (ms = first; ms <= last && err == 0; ms++)
 		ch->apply(a, ms, part_in(a, ms, start_abs, len), epoch);
 	for (ar = first_ar; ar <= last_ar; ar++)
 		pthread_mutex_unlock(&ar->lock);
+	return err;
+}
+
+static int change(struct alloc *a, const struct ms_change *ch, uint64_t start_abs, uint64_t len, uint64_t epoch)
+{
+	const char *why = "it is not inside the volume";
+	struct metaslab *ms;
+	int err = -EINVAL;
+
+	if (len == 0 || len > a->n_blks || start_abs > a->n_blks - len)
+		goto refused;
+	ms = ms_of(a, start_abs);
+	if (ms == ms_of(a, start_abs + len - 1))
+		err = change_one(a, ch, ms, (struct mrun){ (uint32_t)(start_abs - ms_first_abs(a, ms)), (uint32_t)len }, epoch, &why);
+	else
+		err = change_all(a, ch, start_abs, len, epoch, &why);
 	if (err != -EINVAL)
 		return err;
 refused:
@@ -232,6 +257,7 @@ void alloc_release(struct alloc *a, uint64_t epoch)
 		}
 		pthread_mutex_unlock(&ar->lock);
 	}
+	trim_tell(a);
 	pthread_mutex_unlock(&a->release_lock);
 }
 
@@ -292,6 +318,7 @@ int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx)
 {
 	int err = 0;
 
+	pthread_mutex_lock(&a->trim_lock); // what is being trimmed is free too
 	pool_reclaim_all(a);
 	for (uint32_t i = 0; i < a->n_ms && err == 0; i++) {
 		err = ms_lock_loaded(a, &a->ms[i]);
@@ -300,6 +327,7 @@ int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx)
 		err = walk_locked(a, &a->ms[i], fn, ctx);
 		pthread_mutex_unlock(&arena_of_ms(a, &a->ms[i])->lock);
 	}
+	pthread_mutex_unlock(&a->trim_lock);
 	return err;
 }
 

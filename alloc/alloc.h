@@ -22,16 +22,16 @@
 //
 // Tiers: see doc/ALLOCATOR.md. Streams (below) are the per-file part of the pool.
 //
-// Locks: internally locked; any thread. Order: source->enter() (the store's lock) → an arena's lock. alloc_get() may
-// load, so it must NOT be called with the store's lock held; all other functions may be called either way. Blocks out of a stream's
+// Locks: internally locked; any thread. Order: source->enter() (the store's lock) → an arena's lock. alloc_get() and
+// alloc_trim() may load, so they must NOT be called with the store's lock held; all other functions may be called either way. Blocks out of a stream's
 // window or a word of the pool are had without any lock.
 //
 // Invariants (checked by alloc_check):
 // A1  Each block of a loaded metaslab is exactly one of FREE, TAKEN, OWNED, FREEING; the free map says FREE for the first only.
-// A2  free_blk of a metaslab = blocks that the free map says are FREE (loaded: counted). Their sum and what the pool
-//     holds (streams' windows, words) is the count that users see.
+// A2  free_blk of a metaslab = blocks that the free map says are FREE (loaded: counted). Their sum, what the pool
+//     holds (streams' windows, words) and what is being trimmed is the count that users see.
 // A3  The engine's own invariants (E1–E3; the hybrid one: H1–H3).
-// A4  out_blk of a metaslab = blocks handed out and neither committed nor put back, and what the pool holds there.
+// A4  out_blk of a metaslab = blocks handed out and neither committed nor put back, and what the pool holds or is trimmed there.
 //
 // Units: blocks. Errors: negative errno; a bad free is -EINVAL, logged with its numbers, and changes nothing.
 #ifndef HYBRIDFS_ALLOC_ALLOC_H
@@ -83,7 +83,7 @@ struct alloc_hold {
 	_Atomic uint64_t run;            // start_blk << 24 | len_blk
 	uint64_t home_blk;               // its first block when it was opened; 0: not opened. The owner's.
 	struct alloc_hold *prev, *next;  // among those of its arena; under the arena's lock
-	bool linked;                     // is in that list; under the arena's lock
+	bool linked, is_window;          // is in that list; belongs to a stream; under the arena's lock
 };
 
 // A stream: one file being written. Keeps its blocks together: remembers where the last ones were and holds a window of
@@ -95,6 +95,7 @@ struct alloc_stream {
 	struct alloc_hold window;
 	uint64_t goal_blk;        // block after the last one given
 	uint32_t window_blk;      // size of the next window
+	uint32_t in_order_blk;    // got one behind the other so far; at most ALLOC_WINDOW_MAX_BLK is counted
 };
 void alloc_stream_init(struct alloc_stream *s);
 void alloc_stream_end(struct alloc_stream *s); // gives the window back; the stream may be used again
@@ -146,6 +147,31 @@ uint64_t alloc_largest_run(struct alloc *a, uint32_t ms);
 // and is returned. fn must not call the allocator.
 typedef int (*alloc_free_fn)(void *ctx, uint64_t start_blk, uint64_t len_blk);
 int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx) ATTR_MUST_USE;
+
+// ---- trim ----
+//
+// Tells the device which blocks hold nothing any more. Only FREE blocks are ever discarded, and nobody is given one while it is.
+
+// From now on the allocator remembers where something becomes FREE, and calls freed() at the end of each alloc_release() in which
+// there was something new to remember: with no arena's lock, but it must not call the allocator. NULL: it no longer does either; no call is running.
+typedef void (*alloc_freed_fn)(void *ctx);
+void alloc_trim_watch(struct alloc *a, alloc_freed_fn freed, void *ctx);
+
+// A walk through [next_blk, end_blk) by address. The caller's; begins with the last three zero.
+struct alloc_trim {
+	uint64_t next_blk, end_blk; // next_blk moves on; the walk has ended when they are equal
+	uint64_t min_blk, max_blk;  // of one discard; shorter free runs are passed over
+	bool all;                   // everything that is free, not only what became so since it was last trimmed; loads every metaslab for that
+	bool loaded_it;             // the allocator's, as the next
+	uint64_t claimed_blk;
+};
+
+// One step of the walk: finds the next run, calls discard() for it without any lock that others need, and makes it allocatable again.
+// *done_blk: its length; 0 if the search has not found one yet or the walk has ended. Returns discard()'s error (the walk
+// goes on behind the run), that of loading a metaslab (likewise), or -EAGAIN: the volume is so full that no block can be spared for the time of a discard.
+// One at a time: further callers wait.
+typedef int (*alloc_discard_fn)(void *ctx, uint64_t start_blk, uint64_t len_blk);
+int alloc_trim(struct alloc *a, struct alloc_trim *t, alloc_discard_fn discard, void *ctx, uint64_t *done_blk) ATTR_MUST_USE;
 
 // Gives back windows and pools and drops cold metaslabs until memory_bytes <= target (best effort).
 void alloc_shrink(struct alloc *a, uint64_t target_bytes);

@@ -8,13 +8,14 @@
 //      escrow.c   the volume's count of free blocks, spread so that processors do not share a line
 //      metaslab.c one metaslab: load, unload, and the changes of state of its blocks, with the counts
 //      limbo.c    blocks that are FREEING, by epoch
+//      trim.c     what became free and is to be discarded, and blocks that are being discarded
 //      check.c    alloc_check
 //      engines.c  the list of engines; below them buddy.c, slab.c, bins.c (hybrid.h) and engine_*.c
 //
 // Block numbers named abs are the volume's. Others are relative to their arena (as engine.h has them), or to their
 // metaslab where `struct mrun` is called r.
 //
-// Locks, in order: the store's (source->enter) → release_lock → arenas' locks (several only by ascending number) →
+// Locks, in order: trim_lock → the store's (source->enter) → release_lock → arenas' locks (several only by ascending number) →
 // pending_lock, escrow's lock. All functions below that take an arena or a metaslab want the arena's lock held, unless they say otherwise.
 #ifndef HYBRIDFS_ALLOC_ALLOC_INTERNAL_H
 #define HYBRIDFS_ALLOC_ALLOC_INTERNAL_H
@@ -38,7 +39,7 @@
 #define N_WORDS 64u
 #define N_ROTORS 16u
 #define ARENAS_MAX 16u
-#define ARENA_SHIFT_MIN 26u       // 256 GiB: each arena keeps some runs of every length; together they shall be little
+#define ARENA_SHIFT_MIN 24u    // 64 GiB: each arena keeps some runs of every length; together they shall be little
 #define CACHE_LINES 128u       // processors fetch two lines of 64 bytes at once
 
 // ---- limbo.c: a sparse bitmap of FREEING blocks, kept for unloaded metaslabs too ----
@@ -92,6 +93,8 @@ struct metaslab {
 	struct limbo limbo;
 	struct batch *batches;
 	struct metaslab *pending_next; // under pending_lock
+	uint64_t *dirty;             // trim.c: a bit per span in which something became FREE; NULL: none
+	_Atomic uint32_t n_dirty;    // of these; read without the lock as a hint
 };
 
 #define N_CELLS 64u       // buckets of the table of holds
@@ -106,9 +109,10 @@ struct arena {
 	_Atomic uint64_t free_blk;       // sum of its metaslabs'
 	_Atomic uint64_t unloaded_blk;   // of these, in metaslabs that are not loaded
 	// Below: under the lock.
-	uint32_t n_holds;
+	uint32_t n_holds, n_windows;     // n_windows: those of them that are streams'
 	uint32_t n_freeing_runs;         // the engine must be able to take them all
 	struct alloc_hold *cells[N_CELLS]; // holds by cell
+	struct mrun trimming;            // set apart while the device discards it; length 0: nothing is
 };
 
 // Blocks that one processor may hand out without asking: see escrow.c.
@@ -137,12 +141,18 @@ struct alloc {
 	pthread_mutex_t pending_lock;
 	struct metaslab *pending;         // metaslabs with batches
 	struct word words[N_WORDS];       // for small requests, by origin
+	pthread_mutex_t trim_lock;        // held through each trim, the discard included; before all others
+	atomic_uint n_trims;              // those begun and those ended: odd while one is under way
+	alloc_freed_fn trim_freed;        // under release_lock, as the next
+	void *trim_ctx;
+	atomic_bool trim_watched, trim_news;
 	memcount memory;                  // without the engines'
 	atomic_int_fast64_t freeing_blk;
 	// escrow.c: FREE blocks minus those that running alloc_gets have reserved: a block leaves this count before it leaves a
 	// free map or the pool and enters it after. So whoever has reserved n blocks will find n.
 	pthread_mutex_t escrow_lock;
 	atomic_int_fast64_t common_blk;   // neither in the reserve's way nor with a processor
+	int64_t aside_blk;                // being trimmed, counted nowhere else; under escrow_lock
 	uint32_t n_escrows;
 	int64_t escrow_blk;               // what a processor gets at once; 0: the volume is too small for that
 	struct escrow *escrows;
@@ -172,8 +182,24 @@ uint64_t escrow_count(struct alloc *a);
 // Takes n blocks out of the count: n = want, or what there is with `partial`. -ENOSPC.
 int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n) ATTR_MUST_USE;
 void escrow_give(struct alloc *a, unsigned cpu, uint64_t n);
+// Takes up to `want` blocks away that go on being counted: an eighth of what is above the reserve at most; 0 if that is less than `least`.
+uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least);
+void escrow_bring_back(struct alloc *a, uint64_t n);
+
+// The same out of the processor's own escrow: false if that has less.
+static inline bool escrow_take_own(struct alloc *a, unsigned cpu, uint64_t n)
+{
+	struct escrow *own = &a->escrows[cpu % a->n_escrows];
+	int_fast64_t have = atomic_load_explicit(&own->blk, memory_order_relaxed);
+
+	while (have >= (int_fast64_t)n)
+		if (atomic_compare_exchange_weak(&own->blk, &have, have - (int_fast64_t)n))
+			return true;
+	return false;
+}
 
 unsigned current_cpu(void);
+uint32_t count_cpus(void);
 
 // ---- metaslab.c ----
 
@@ -182,8 +208,36 @@ int ms_lock_loaded(struct alloc *a, struct metaslab *ms) ATTR_MUST_USE;
 bool ms_unload(struct alloc *a, struct metaslab *ms); // false: something is TAKEN or held, or it was not loaded
 void ms_destroy(struct alloc *a, struct metaslab *ms);
 
-// The engine's promise that the next take and its undoing need no memory. 0 or -ENOMEM.
-int ms_reserve(struct arena *ar) ATTR_MUST_USE;
+// The engine's promise that the next take and its undoing need no memory. 0 or -ENOMEM. A take may leave one run more; every run
+// that is FREEING or held may need one when it comes back, and so may each part of a range that crosses metaslabs.
+static inline int ms_reserve(struct arena *ar)
+{
+	const struct engine_ops *ops = ar->engine->ops;
+
+	return ops->in_place ? 0 : ops->reserve(ar->engine, ar->n_freeing_runs + ar->n_holds + (ar->trimming.len > 0) + ar->n_ms + 2);
+}
+
+// All counts that follow a block out of the free map (n < 0) and back, except the volume's.
+static inline void ms_count(struct arena *ar, struct metaslab *ms, int64_t n)
+{
+	uint32_t ms_free = atomic_load_explicit(&ms->free_blk, memory_order_relaxed);
+	uint64_t ar_free = atomic_load_explicit(&ar->free_blk, memory_order_relaxed);
+
+	atomic_store_explicit(&ms->free_blk, ms_free + (uint32_t)n, memory_order_relaxed);
+	atomic_store_explicit(&ar->free_blk, ar_free + (uint64_t)n, memory_order_relaxed);
+}
+
+// Blocks that the engine has let go are in somebody's hands, or the pool's, now.
+static inline void ms_took(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len)
+{
+	struct metaslab *ms = ms_in(a, ar, start);
+
+	ms->out_blk += len;
+	ms_count(ar, ms, -(int64_t)len);
+	if (!atomic_load_explicit(&ms->warm, memory_order_relaxed))
+		atomic_store_explicit(&ms->warm, true, memory_order_relaxed);
+}
+
 // Blocks of the free run `run` leave the free map, into somebody's hands or the pool's; and come back.
 void ms_take(struct alloc *a, struct arena *ar, struct mrun run, uint32_t start, uint32_t len);
 void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len);
@@ -199,6 +253,13 @@ extern const struct ms_change ms_put_change, ms_commit_change, ms_free_change;
 
 void ms_release(struct alloc *a, struct metaslab *ms, uint64_t epoch); // batches up to epoch become FREE
 
+// ---- trim.c ----
+
+void trim_note(struct alloc *a, struct metaslab *ms, struct mrun r); // became FREE; r: relative to the metaslab
+void trim_forget(struct alloc *a, struct metaslab *ms);
+void trim_tell(struct alloc *a); // with release_lock
+bool trim_count_is_right(const struct metaslab *ms);
+
 // ---- pool.c ----
 
 static inline uint64_t hold_pack(uint64_t start_abs, uint64_t len) { return start_abs << 24 | len; }
@@ -212,12 +273,13 @@ static inline struct run hold_peek(struct alloc_hold *h)
 bool hold_take(struct alloc_hold *h, uint64_t goal_abs, uint64_t len, uint64_t *start_abs);
 // Sets up to `len` blocks of the free run apart, from `start` on to the end of the cell. The hold is not opened.
 void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len);
+void hold_open_window(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len);
 // Gives its rest back. hold_close takes the lock itself; both do nothing if it is not opened.
 void hold_close(struct alloc *a, struct alloc_hold *h);
 void hold_close_locked(struct alloc *a, struct arena *ar, struct alloc_hold *h);
-bool hold_any(const struct arena *ar, uint32_t start, uint32_t len); // whether one has some of these blocks
+bool hold_any(const struct arena *ar, uint32_t start, uint32_t len); // whether one has some of these blocks, or they are being trimmed
 bool hold_ends_at(const struct arena *ar, uint32_t blk);             // whether one's end is there
-uint64_t hold_sum(const struct arena *ar, uint32_t start, uint32_t len); // blocks held in a range of whole metaslabs
+uint64_t hold_sum(const struct arena *ar, uint32_t start, uint32_t len); // blocks held or trimmed in a range of whole metaslabs
 
 // What a stream should hold behind a request of want blocks. Sequential: it begins where the one before ended.
 uint32_t pool_window_wish(struct alloc_stream *s, bool sequential, uint64_t want);
@@ -236,10 +298,13 @@ static inline bool is_plenty(const struct arena *ar)
 	return atomic_load_explicit(&ar->free_blk, memory_order_relaxed) > ar->n_blk / 3;
 }
 
-// Whether n more blocks can be set apart without hurting: an eighth of the arena stays free.
+// Whether n more blocks can be set apart without hurting: an eighth of the arena stays free, or all streams' windows together
+// are no more than a quarter of what is free. With the lock.
 static inline bool is_roomy(const struct arena *ar, uint64_t n)
 {
-	return atomic_load_explicit(&ar->free_blk, memory_order_relaxed) >= n + ar->n_blk / 8;
+	uint64_t free_blk = atomic_load_explicit(&ar->free_blk, memory_order_relaxed);
+
+	return free_blk >= n + ar->n_blk / 8 || free_blk / 4 >= (ar->n_windows + 1) * (uint64_t)ALLOC_WINDOW_MAX_BLK;
 }
 
 // ---- arena.c: no locks held at the call ----
@@ -253,6 +318,8 @@ struct grab {
 	uint64_t end_abs;       // behind the last block got
 	uint32_t origin;        // where the request comes from, as a hash: its locality, else its processor
 	uint32_t wish_blk;      // to hold behind the request
+	uint32_t grown_blk;     // what the stream has got in order before
+	bool late;              // the stream is further on already and stays there
 	bool contig;
 	unsigned cpu;
 	// `out` as it was
@@ -265,11 +332,31 @@ int grab_take(struct grab *g, struct arena *ar, struct mrun run, uint32_t start,
 int grab_add(struct grab *g, uint64_t start_abs, uint64_t len) ATTR_MUST_USE; // to `out`
 void grab_open_window(struct grab *g, struct arena *ar); // behind the last block; with the lock held
 
+#define FITS_GOOD (1u << FIT_EXACT | 1u << FIT_SPARE)
+
+// The arena that the requests of an origin keep to.
+static inline _Atomic uint32_t *arena_rotor(struct alloc *a, uint32_t origin) { return &a->rotor[origin % N_ROTORS]; }
+
+// Without the lock: whether it may have a run of n blocks for one of the fits.
+static inline bool arena_may_have(const struct alloc *a, const struct arena *ar, uint64_t n, unsigned fits)
+{
+	if (n > atomic_load_explicit(&ar->free_blk, memory_order_relaxed))
+		return false;
+	for (; fits != 0; fits &= fits - 1)
+		if (a->ops->may_have(ar->engine, (uint32_t)n, (enum engine_fit)__builtin_ctz(fits)))
+			return true;
+	return false;
+}
+
+// A request that may be split takes a part of the longest run, so that what remains is long; one that may not, or that is
+// small, the shortest one that will do.
+static inline unsigned last_fit(bool contig, uint64_t n) { return 1u << (contig || n < TOLERANT_BLK ? FIT_BEST : FIT_LARGEST); }
+
 // All that is left in one run, if an arena has one that fits well (arena_serve) or at all (arena_serve_any). 0 or error.
 int arena_serve(struct grab *g) ATTR_MUST_USE;
-int arena_serve_any(struct grab *g) ATTR_MUST_USE;
-// The longest run that there is, or as much of it as is left. Takes nothing if no block is free in any map.
-int arena_serve_piece(struct grab *g) ATTR_MUST_USE;
+int arena_serve_any(struct grab *g, bool sure) ATTR_MUST_USE; // sure: asks every arena, whatever the hints say
+// Some of the longest runs that there are, or as much of them as is left. Takes nothing if no block is free in any map.
+int arena_serve_pieces(struct grab *g) ATTR_MUST_USE;
 // What a request for one run of n blocks may hope for when there is none: less than n, 0 if nothing is free.
 uint64_t arena_next_best(struct alloc *a, uint64_t n);
 

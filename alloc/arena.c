@@ -13,6 +13,8 @@
 
 // Room left behind a stream that is still growing when somebody else needs a place in the same run: 16 MiB.
 #define SHADOW_BLK 4096u
+// Pieces taken under one hold of a lock.
+#define PIECES_AT_ONCE 16u
 
 // ---- handing out ----
 
@@ -49,7 +51,7 @@ void grab_open_window(struct grab *g, struct arena *ar)
 	run = g->a->ops->run_at(ar->engine, at);
 	if (run.len == 0 || run.start != at || ms_reserve(ar) != 0)
 		return; // no window is no error
-	hold_open(g->a, ar, &g->s->window, run, at, min_u32(g->wish_blk, run.len));
+	hold_open_window(g->a, ar, &g->s->window, run, at, min_u32(g->wish_blk, run.len));
 	g->s->window_blk = min_u32(2 * g->wish_blk, ALLOC_WINDOW_MAX_BLK);
 }
 
@@ -57,26 +59,31 @@ void grab_open_window(struct grab *g, struct arena *ar)
 // room is left, so that streams written at the same time do not cut each other short.
 static uint32_t place_in(const struct arena *ar, struct mrun run, uint32_t n)
 {
-	if (ar->n_holds > 0 && n >= LARGE_BLK && run.len / 4 >= n && is_roomy(ar, n) && hold_ends_at(ar, run.start))
+	if (ar->n_windows > 0 && n >= LARGE_BLK && run.len / 4 >= n && is_roomy(ar, n) && hold_ends_at(ar, run.start))
 		return run.start + min_u32(SHADOW_BLK, run.len / 2);
 	return run.start;
 }
 
 // ---- one arena ----
 
-#define FITS_GOOD (1u << FIT_EXACT | 1u << FIT_SPARE)
-
 // What this engine tells apart of the wanted fits; an engine with a policy of its own is simply asked.
 static unsigned fits_of(const struct alloc *a, unsigned wanted) { return a->ops->fits & wanted ? a->ops->fits & wanted : 1u << FIT_BEST; }
 
 static bool may_serve(const struct grab *g, const struct arena *ar, unsigned fits)
 {
-	if (g->left_blk > atomic_load_explicit(&ar->free_blk, memory_order_relaxed) || g->left_blk > ar->n_blk)
-		return false;
-	for (enum engine_fit fit = 0; fit < N_FITS; fit++)
-		if ((fits & 1u << fit) && g->a->ops->may_have(ar->engine, (uint32_t)g->left_blk, fit))
-			return true;
-	return false;
+	return g->left_blk <= ar->n_blk && arena_may_have(g->a, ar, g->left_blk, fits);
+}
+
+// The usual case in one call of the engine: from the near end, and no window behind.
+static int serve_plainly(struct grab *g, struct arena *ar, unsigned fits)
+{
+	uint32_t n = (uint32_t)g->left_blk, start;
+	int err = runlist_reserve(g->out, 1);
+
+	if (err != 0 || !g->a->ops->grab(ar->engine, n, fits, &start))
+		return err;
+	ms_took(g->a, ar, start, n);
+	return grab_add(g, ar->first_abs + start, n);
 }
 
 // With the lock. Nothing is done if there is no such run.
@@ -86,6 +93,8 @@ static int serve_locked(struct grab *g, struct arena *ar, unsigned fits)
 	struct mrun run = { 0, 0 };
 	int err;
 
+	if (g->a->ops->grab != NULL && g->wish_blk == 0 && (n < LARGE_BLK || ar->n_windows == 0))
+		return serve_plainly(g, ar, fits);
 	for (enum engine_fit fit = 0; fit < N_FITS && run.len == 0; fit++)
 		if (fits & 1u << fit)
 			run = g->a->ops->find(ar->engine, n, fit);
@@ -101,12 +110,37 @@ static int serve(struct grab *g, struct arena *ar, unsigned fits)
 {
 	int err;
 
-	if (!may_serve(g, ar, fits))
+	if (g->left_blk > ar->n_blk)
 		return 0;
 	pthread_mutex_lock(&ar->lock);
 	err = ms_reserve(ar);
 	if (err == 0)
 		err = serve_locked(g, ar, fits);
+	pthread_mutex_unlock(&ar->lock);
+	return err;
+}
+
+// The request from the start of a run of `len` blocks, its window behind it; only while windows do not hurt.
+static int serve_room(struct grab *g, struct arena *ar, uint32_t len, enum engine_fit fit)
+{
+	struct mrun run;
+	int err = 0;
+
+	if (len > ar->n_blk || !arena_may_have(g->a, ar, len, 1u << fit))
+		return 0;
+	pthread_mutex_lock(&ar->lock);
+	if (!is_roomy(ar, len))
+		goto out;
+	err = ms_reserve(ar);
+	if (err != 0)
+		goto out;
+	run = g->a->ops->find(ar->engine, len, fit);
+	if (run.len == 0)
+		goto out;
+	err = grab_take(g, ar, run, run.start, (uint32_t)g->left_blk);
+	if (err == 0)
+		grab_open_window(g, ar);
+out:
 	pthread_mutex_unlock(&ar->lock);
 	return err;
 }
@@ -197,8 +231,6 @@ static int serve_word(struct grab *g, struct arena *home)
 
 // ---- all of them ----
 
-static _Atomic uint32_t *rotor_of(const struct grab *g) { return &g->a->rotor[g->origin % N_ROTORS]; }
-
 // A quarter of an unloaded metaslab's free space in one piece is a fair guess.
 static int serve_home(struct grab *g, struct arena *home, unsigned fits)
 {
@@ -209,10 +241,26 @@ static int serve_home(struct grab *g, struct arena *home, unsigned fits)
 	return err;
 }
 
+// No run has room to spare: what is free lies in runs of a few MiB. A stream that has shown that it is a large one gets a run of
+// 4 MiB to itself, the shortest that there is, else the longest at home. A best fit for the request alone would tear it to pieces.
+// (A volume of 8 GiB, aged, 86% full, two streams of 128 MiB: extents of 3.5 MiB instead of 2.4.)
+static int serve_growing(struct grab *g, uint32_t first)
+{
+	struct alloc *a = g->a;
+	uint32_t n = (uint32_t)g->left_blk, room = max_u32(n, ALLOC_WINDOW_MAX_BLK);
+	int err = 0;
+
+	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
+		err = serve_room(g, &a->arenas[(first + i) % a->n_arenas], room, FIT_BEST);
+	if (err == 0 && g->left_blk > 0)
+		err = serve_room(g, &a->arenas[first], n, FIT_LARGEST);
+	return err;
+}
+
 int arena_serve(struct grab *g)
 {
 	struct alloc *a = g->a;
-	uint32_t first = atomic_load_explicit(rotor_of(g), memory_order_relaxed);
+	uint32_t first = atomic_load_explicit(arena_rotor(a, g->origin), memory_order_relaxed);
 	// A stream that goes on wants room behind it more than an exact fit.
 	unsigned fits = fits_of(a, g->wish_blk > 0 ? 1u << FIT_SPARE : FITS_GOOD);
 	int err;
@@ -223,29 +271,39 @@ int arena_serve(struct grab *g)
 			return err;
 	}
 	err = serve_home(g, &a->arenas[first], fits);
-	for (uint32_t i = 1; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
-		err = serve(g, &a->arenas[(first + i) % a->n_arenas], fits);
+	for (uint32_t i = 1; i < a->n_arenas && err == 0 && g->left_blk > 0; i++) {
+		struct arena *other = &a->arenas[(first + i) % a->n_arenas];
+
+		if (may_serve(g, other, fits))
+			err = serve(g, other, fits);
+		if (g->left_blk == 0) // the next one has more luck there, too
+			atomic_store_explicit(arena_rotor(a, g->origin), (first + i) % a->n_arenas, memory_order_relaxed);
+	}
 	for (uint32_t i = 1; i < a->n_arenas && err == 0 && g->left_blk > 0; i++) {
 		uint32_t other = (first + i) % a->n_arenas;
 
 		err = serve_loading(g, &a->arenas[other], fits, 4 * g->left_blk);
 		if (err == 0 && g->left_blk == 0)
-			atomic_store_explicit(rotor_of(g), other, memory_order_relaxed);
+			atomic_store_explicit(arena_rotor(a, g->origin), other, memory_order_relaxed);
 	}
+	if (err == 0 && g->left_blk > 0 && g->grown_blk >= ALLOC_WINDOW_MAX_BLK && (a->ops->fits & 1u << FIT_SPARE))
+		err = serve_growing(g, first);
 	return err;
 }
 
-// A request that may be split takes a part of the longest run, so that what remains is long; one that may not, or that is
-// small, the shortest one that will do.
-int arena_serve_any(struct grab *g)
+int arena_serve_any(struct grab *g, bool sure)
 {
 	struct alloc *a = g->a;
-	unsigned fits = fits_of(a, 1u << (g->contig || g->left_blk < TOLERANT_BLK ? FIT_BEST : FIT_LARGEST));
-	uint32_t first = atomic_load_explicit(rotor_of(g), memory_order_relaxed);
+	unsigned fits = fits_of(a, last_fit(g->contig, g->left_blk));
+	uint32_t first = atomic_load_explicit(arena_rotor(a, g->origin), memory_order_relaxed);
 	int err = 0;
 
-	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
-		err = serve(g, &a->arenas[(first + i) % a->n_arenas], fits);
+	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++) {
+		struct arena *ar = &a->arenas[(first + i) % a->n_arenas];
+
+		if (sure || may_serve(g, ar, fits))
+			err = serve(g, ar, fits);
+	}
 	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
 		err = serve_loading(g, &a->arenas[(first + i) % a->n_arenas], fits, g->left_blk);
 	return err;
@@ -284,32 +342,53 @@ static struct metaslab *emptiest_of_all(const struct alloc *a, uint64_t least)
 	return best;
 }
 
-int arena_serve_piece(struct grab *g)
+// The longest runs of an arena down to half of the longest, PIECES_AT_ONCE of them at most, and what is left then in one run if
+// there is one that fits. With the lock.
+static int take_pieces(struct grab *g, struct arena *ar)
+{
+	const struct engine_ops *ops = g->a->ops;
+	uint32_t first_len = 0;
+	struct mrun run;
+	int err = 0;
+
+	for (unsigned i = 0; err == 0 && g->left_blk > 0 && i < PIECES_AT_ONCE; i++) {
+		err = ms_reserve(ar);
+		if (err != 0)
+			break;
+		run = ops->longest(ar->engine); // and the hint is right again
+		if (run.len == 0 || run.len < first_len / 2)
+			break;
+		first_len = max_u32(first_len, run.len);
+		err = grab_take(g, ar, run, run.start, (uint32_t)min_u64(run.len, g->left_blk));
+		if (err == 0 && g->left_blk > 0)
+			err = ms_reserve(ar);
+		if (err == 0 && g->left_blk > 0)
+			err = serve_locked(g, ar, fits_of(g->a, FITS_GOOD) | 1u << FIT_BEST);
+	}
+	return err;
+}
+
+int arena_serve_pieces(struct grab *g)
 {
 	struct alloc *a = g->a;
 	uint32_t longest;
 	struct arena *ar = arena_with_longest(a, &longest);
 	struct metaslab *ms = emptiest_of_all(a, (uint64_t)longest * 16 + 1); // a sixteenth of it in one piece is a cautious guess
-	struct mrun run;
 	int err;
 
-	if (ms != NULL)
-		ar = arena_of_ms(a, ms);
-	else if (ar == NULL)
-		return 0;
 	if (ms != NULL) {
+		ar = arena_of_ms(a, ms);
 		err = ms_lock_loaded(a, ms);
 		if (err != 0)
 			return err;
 	} else {
+		if (ar == NULL)
+			return 0;
 		pthread_mutex_lock(&ar->lock);
 		err = ms_reserve(ar);
 	}
-	if (err == 0) {
-		run = a->ops->longest(ar->engine); // and the hint is right again
-		if (run.len > 0)
-			err = grab_take(g, ar, run, run.start, (uint32_t)min_u64(run.len, g->left_blk));
-	}
+	if (err == 0)
+		err = take_pieces(g, ar);
 	pthread_mutex_unlock(&ar->lock);
 	return err;
 }

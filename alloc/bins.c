@@ -109,35 +109,16 @@ void bins_push(struct bins *b, uint32_t bin, uint32_t start)
 	b->n_entries++;
 }
 
-bool bins_pop(struct bins *b, uint32_t bin, uint32_t *start)
-{
-	uint32_t top = b->head[bin];
-	struct bin_chunk *chunk;
-
-	if (top == NIL) {
-		mark(b, bin, false);
-		return false;
-	}
-	chunk = &b->chunks[top];
-	*start = chunk->starts[--chunk->n];
-	b->n_entries--;
-	if (chunk->n == 0) {
-		b->head[bin] = chunk->next;
-		chunk->next = b->free_chunk;
-		b->free_chunk = top;
-	}
-	return true;
-}
-
-bool bins_peek(const struct bins *b, uint32_t bin, uint32_t *start)
+void bins_drop_chunk(struct bins *b, uint32_t bin)
 {
 	uint32_t top = b->head[bin];
 
-	if (top == NIL)
-		return false;
-	*start = b->chunks[top].starts[b->chunks[top].n - 1];
-	return true;
+	b->head[bin] = b->chunks[top].next;
+	b->chunks[top].next = b->free_chunk;
+	b->free_chunk = top;
 }
+
+void bins_unmark(struct bins *b, uint32_t bin) { mark(b, bin, false); }
 
 uint32_t bins_next(const struct bins *b, uint32_t from)
 {

@@ -155,17 +155,19 @@ static void push_short(struct hybrid *h)
 		}
 	}
 	h->refill_at = 0;
-	atomic_store_explicit(&h->lossy, false, memory_order_relaxed);
+	atomic_store(&h->lossy, false);
 }
 
 // H1, H3: the index made anew, the long runs first. One pass over the spans and one over the short runs that find room.
 static void reindex(struct hybrid *h)
 {
+	// Lossy first: whoever asks may_have meanwhile must not hear that there is nothing.
+	atomic_store(&h->absent_len, NIL);
+	atomic_store(&h->lossy, true);
 	bins_clear(&h->bins);
 	for (uint32_t i = 0; i < h->n_parts; i++)
 		if (h->open[i])
 			push_long(h, i);
-	atomic_store_explicit(&h->lossy, true, memory_order_relaxed);
 	push_short(h);
 }
 
@@ -212,12 +214,12 @@ static inline void settle(struct hybrid *h)
 }
 
 // Pops entries until one is not stale.
-static bool pop_run(struct hybrid *h, uint32_t bin)
+static inline bool pop_run(struct hybrid *h, uint32_t bin)
 {
 	uint32_t start, next;
 
-	while (bins_pop(&h->bins, bin, &start)) {
-		if (bins_peek(&h->bins, bin, &next))
+	while (bins_pop(&h->bins, bin, &start, &next)) {
+		if (next != NIL)
 			__builtin_prefetch(&h->slab.spans[next / SPAN_BLK]);
 		h->found = run_of_entry(h, bin, start);
 		if (h->found.len > 0)
@@ -366,6 +368,10 @@ static void hybrid_give(struct engine *e, uint32_t start, uint32_t len)
 
 	settle(h);
 	ASSERT(!slab_any_free(&h->slab, start, len));
+	if (slab_give_alone(&h->slab, start, len)) {
+		add_run(h, start, len);
+		return;
+	}
 	left = start & ((1u << h->part_shift) - 1) ? slab_left_edge(&h->slab, start) : start;
 	if (end < h->n_blk && (end & ((1u << h->part_shift) - 1)) != 0)
 		right = slab_right_edge(&h->slab, end);
@@ -389,6 +395,51 @@ static void hybrid_take(struct engine *e, struct mrun run, uint32_t start, uint3
 		add_run(h, run.start, start - run.start);
 	if (end < mrun_end(run))
 		add_run(h, end, mrun_end(run) - end);
+}
+
+// Takes a run of just this length.
+static inline bool grab_exact(struct hybrid *h, uint32_t len, uint32_t *start)
+{
+	uint32_t next;
+
+	while (bins_pop(&h->bins, len, start, &next)) {
+		if (next != NIL)
+			__builtin_prefetch(&h->slab.spans[next / SPAN_BLK]);
+		if (!slab_take_alone(&h->slab, *start, len)) {
+			if (run_of_entry(h, len, *start).len == 0)
+				continue;
+			slab_set_used(&h->slab, *start, len);
+		}
+		h->n_runs--;
+		return true;
+	}
+	return false;
+}
+
+static bool hybrid_grab(struct engine *e, uint32_t len, unsigned fits, uint32_t *start)
+{
+	struct hybrid *h = hybrid_of(e);
+
+	prepare(h);
+	if ((fits & 1u << FIT_EXACT) && len <= BIN_EXACT_MAX && grab_exact(h, len, start))
+		return true;
+	for (fits &= ~(1u << FIT_EXACT); fits != 0; fits &= fits - 1) {
+		enum engine_fit fit = (enum engine_fit)__builtin_ctz(fits);
+
+		if (find_indexed(h, len, fit) || (fit >= FIT_BEST && find_unindexed(h, len)))
+			break;
+	}
+	if (fits == 0) {
+		h->found.len = 0;
+		return false;
+	}
+	*start = h->found.start;
+	slab_set_used(&h->slab, h->found.start, len);
+	h->n_runs--;
+	if (h->found.len > len)
+		add_run(h, h->found.start + len, h->found.len - len);
+	h->found.len = 0;
+	return true;
 }
 
 static int hybrid_reserve(struct engine *e ATTR_UNUSED, uint32_t n ATTR_UNUSED) { return 0; }
@@ -431,6 +482,14 @@ static void hybrid_close(struct engine *e, uint32_t start, uint32_t len)
 static bool hybrid_any_free(const struct engine *e, uint32_t start, uint32_t len)
 {
 	return slab_any_free(&const_hybrid_of(e)->slab, start, len);
+}
+
+static void hybrid_prefetch(const struct engine *e, uint32_t start, uint32_t len)
+{
+	const struct hybrid *h = const_hybrid_of(e);
+
+	__builtin_prefetch(&h->slab.spans[start / SPAN_BLK], 1);
+	__builtin_prefetch(&h->slab.spans[(start + len) / SPAN_BLK], 1);
 }
 
 static struct mrun hybrid_run_at(struct engine *e, uint32_t blk)
@@ -531,6 +590,7 @@ const struct engine_ops engine_hybrid = {
 	.name = "hybrid",
 	.about = "best fit with room to spare, from spans of 1 MiB and a bin for each length (default)",
 	.fits = 1 << FIT_EXACT | 1 << FIT_SPARE | 1 << FIT_BEST | 1 << FIT_LARGEST,
+	.in_place = true,
 	.create = hybrid_create,
 	.destroy = hybrid_destroy,
 	.open = hybrid_open,
@@ -538,6 +598,8 @@ const struct engine_ops engine_hybrid = {
 	.reserve = hybrid_reserve,
 	.give = hybrid_give,
 	.take = hybrid_take,
+	.grab = hybrid_grab,
+	.prefetch = hybrid_prefetch,
 	.any_free = hybrid_any_free,
 	.run_at = hybrid_run_at,
 	.next_run = hybrid_next_run,

@@ -70,12 +70,13 @@ static int check_counts(struct alloc *a, const struct metaslab *ms, struct errms
 // The holds lie in their metaslabs, outside the free map.
 static int check_holds(struct alloc *a, struct arena *ar, struct errmsg *why)
 {
-	uint32_t n = 0;
+	uint32_t n = 0, n_windows = 0;
 
 	for (uint32_t c = 0; c < N_CELLS; c++) {
 		for (struct alloc_hold *h = ar->cells[c]; h != NULL; h = h->next, n++) {
 			struct run r = hold_peek(h);
 
+			n_windows += h->is_window;
 			if (!h->linked || (h->home_blk - ar->first_abs) / CELL_BLK % N_CELLS != c)
 				return FAIL(why, "the hold at %llu is in the wrong cell", (unsigned long long)h->home_blk);
 			if (r.len_blk == 0)
@@ -85,7 +86,9 @@ static int check_holds(struct alloc *a, struct arena *ar, struct errmsg *why)
 				return FAIL(why, "the hold at %llu is wrong", (unsigned long long)r.start_blk);
 		}
 	}
-	return n == ar->n_holds ? 0 : FAIL(why, "%u holds, the count says %u", n, ar->n_holds);
+	if (n != ar->n_holds || n_windows != ar->n_windows)
+		return FAIL(why, "%u holds, %u of them windows, the counts say %u and %u", n, n_windows, ar->n_holds, ar->n_windows);
+	return 0;
 }
 
 struct sums {
@@ -98,12 +101,17 @@ static int check_arena(struct alloc *a, struct arena *ar, struct sums *all, stru
 	uint32_t n_runs = 0;
 	int err = a->ops->check(ar->engine, why);
 
+	if (err == 0 && ar->trimming.len > 0 && a->ops->any_free(ar->engine, ar->trimming.start, ar->trimming.len))
+		err = FAIL(why, "a block of the run at %u is free and being trimmed", ar->trimming.start);
+
 	for (uint32_t i = 0; i < ar->n_ms && err == 0; i++) {
 		const struct metaslab *ms = &a->ms[ar->first_ms + i];
 
 		err = check_counts(a, ms, why);
 		if (err == 0)
 			err = check_limbo(a, ms, &n_runs, why);
+		if (err == 0 && !trim_count_is_right(ms))
+			err = FAIL_MS(why, a, ms, "the count of spans to be trimmed is wrong");
 		free_blk += atomic_load(&ms->free_blk);
 		unloaded_blk += atomic_load(&ms->loaded) ? 0 : atomic_load(&ms->free_blk);
 		out_blk += ms->out_blk;

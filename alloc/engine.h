@@ -26,6 +26,7 @@
 #include "util/errmsg.h"
 
 #define ENGINE_MAX_BLK (UINT32_MAX - 1)
+#define EXTENT_MAX_BLK 1024u // 4 MiB: the longest extent of a file; see FIT_SPARE
 
 // A range inside an arena or a metaslab; len 0 = none.
 struct mrun {
@@ -54,6 +55,7 @@ struct engine_ops {
 	const char *name;
 	const char *about; // one line for --help
 	unsigned fits;     // bit mask of the enum engine_fit values that find() tells apart; always with FIT_BEST
+	bool in_place;     // needs no memory for give and take: reserve always succeeds
 
 	int (*create)(const struct engine_config *cfg, struct engine **out); // no part is open; sets engine.ops
 	void (*destroy)(struct engine *e);
@@ -68,6 +70,12 @@ struct engine_ops {
 	// free → used, a part of `run`, which a function below has returned since the last change.
 	void (*take)(struct engine *e, struct mrun run, uint32_t start, uint32_t len);
 
+	// find and take in one: tries the fits of the mask in their order, takes len blocks from the front of the run. False: none fits.
+	// NULL: the caller does it by find and take.
+	bool (*grab)(struct engine *e, uint32_t len, unsigned fits, uint32_t *start);
+
+	// Somebody is about to look at this range or to give it. Without the lock. May be NULL.
+	void (*prefetch)(const struct engine *e, uint32_t start, uint32_t len);
 	bool (*any_free)(const struct engine *e, uint32_t start, uint32_t len);
 	struct mrun (*run_at)(struct engine *e, uint32_t blk);         // the run around a block; len 0: it is used
 	struct mrun (*next_run)(struct engine *e, uint32_t from);      // first run that ends behind `from`, by address

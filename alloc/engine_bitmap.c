@@ -345,6 +345,7 @@ const struct engine_ops engine_bitmap = {
 	.destroy = bitmap_destroy,
 	.open = bitmap_open,
 	.close = bitmap_close,
+	.in_place = true,
 	.reserve = bitmap_reserve,
 	.give = bitmap_give,
 	.take = bitmap_take,

@@ -13,7 +13,7 @@
 
 #include "alloc/alloc_internal.h"
 
-#define ESCROWS_MAX 64
+#define ESCROWS_MAX 64u
 #define ESCROW_BLK_MAX (1 << 16) // 256 MiB
 
 unsigned current_cpu(void)
@@ -23,11 +23,16 @@ unsigned current_cpu(void)
 	return cpu < 0 ? 0 : (unsigned)cpu;
 }
 
-int escrow_init(struct alloc *a, uint64_t free_blk)
+uint32_t count_cpus(void)
 {
 	long n = sysconf(_SC_NPROCESSORS_CONF);
 
-	a->n_escrows = n < 1 ? 1 : n > ESCROWS_MAX ? ESCROWS_MAX : (uint32_t)n;
+	return n < 1 ? 1 : (uint32_t)n;
+}
+
+int escrow_init(struct alloc *a, uint64_t free_blk)
+{
+	a->n_escrows = min_u32(count_cpus(), ESCROWS_MAX);
 	a->escrow_blk = (int64_t)min_u64(a->n_blks / a->n_escrows / 64, ESCROW_BLK_MAX);
 	a->escrows = aligned_alloc(CACHE_LINES, a->n_escrows * sizeof(struct escrow));
 	if (a->escrows == NULL)
@@ -50,7 +55,7 @@ uint64_t escrow_count(struct alloc *a)
 	int_fast64_t sum;
 
 	pthread_mutex_lock(&a->escrow_lock);
-	sum = atomic_load(&a->common_blk);
+	sum = atomic_load(&a->common_blk) + a->aside_blk;
 	for (uint32_t i = 0; i < a->n_escrows; i++)
 		sum += atomic_load(&a->escrows[i].blk);
 	pthread_mutex_unlock(&a->escrow_lock);
@@ -84,16 +89,13 @@ static int take_common(struct alloc *a, struct escrow *own, uint64_t want, bool 
 
 int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
 {
-	struct escrow *own = &a->escrows[cpu % a->n_escrows];
-	int_fast64_t have = atomic_load_explicit(&own->blk, memory_order_relaxed);
 	int err;
 
 	*n = want;
-	while (want <= ALLOC_MAX_RUN_BLK && have >= (int_fast64_t)want)
-		if (atomic_compare_exchange_weak(&own->blk, &have, have - (int_fast64_t)want))
-			return 0;
+	if (escrow_take_own(a, cpu, want))
+		return 0;
 	pthread_mutex_lock(&a->escrow_lock);
-	err = take_common(a, own, min_u64(want, INT64_MAX / 2), partial, use_reserve, n);
+	err = take_common(a, &a->escrows[cpu % a->n_escrows], want, partial, use_reserve, n);
 	pthread_mutex_unlock(&a->escrow_lock);
 	return err;
 }
@@ -113,5 +115,31 @@ void escrow_give(struct alloc *a, unsigned cpu, uint64_t n)
 		return;
 	pthread_mutex_lock(&a->escrow_lock);
 	atomic_fetch_add(&a->common_blk, atomic_exchange(&own->blk, 0));
+	pthread_mutex_unlock(&a->escrow_lock);
+}
+
+// ---- for a while ----
+
+uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least)
+{
+	int_fast64_t spare;
+	uint64_t n;
+
+	pthread_mutex_lock(&a->escrow_lock);
+	if (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk < 8 * (int_fast64_t)want)
+		call_in(a);
+	spare = (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk) / 8;
+	n = spare < (int_fast64_t)least ? 0 : min_u64(want, (uint64_t)spare);
+	atomic_fetch_sub(&a->common_blk, (int_fast64_t)n);
+	a->aside_blk += (int64_t)n;
+	pthread_mutex_unlock(&a->escrow_lock);
+	return n;
+}
+
+void escrow_bring_back(struct alloc *a, uint64_t n)
+{
+	pthread_mutex_lock(&a->escrow_lock);
+	a->aside_blk -= (int64_t)n;
+	atomic_fetch_add(&a->common_blk, (int_fast64_t)n);
 	pthread_mutex_unlock(&a->escrow_lock);
 }

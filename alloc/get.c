@@ -18,6 +18,8 @@
 
 // Passes that find nothing although blocks are reserved. Each one means that others have moved blocks meanwhile.
 #define MAX_FRUITLESS 1000u
+// How far the requests of one stream get out of order: a thread for each of 16, 1 MiB each.
+#define OVERTAKEN_BLK 4096u
 
 // ---- where the file goes on ----
 
@@ -93,11 +95,11 @@ static int at_goal(struct grab *g)
 // One run. With `partial` the longest one that there is, if none has all; each round succeeds, loads a metaslab or asks for less.
 static int in_one_piece(struct grab *g, bool partial)
 {
-	int err = arena_serve_any(g);
+	int err = arena_serve_any(g, false);
 
 	if (err == 0 && g->left_blk > 0) {
 		pool_reclaim_all(g->a);
-		err = arena_serve_any(g);
+		err = arena_serve_any(g, true);
 	}
 	while (err == 0 && partial && g->left_blk > 0) {
 		uint64_t wanted = g->left_blk, len = arena_next_best(g->a, wanted);
@@ -106,19 +108,17 @@ static int in_one_piece(struct grab *g, bool partial)
 			break;
 		escrow_give(g->a, g->cpu, wanted - len);
 		g->left_blk = len;
-		err = arena_serve_any(g);
+		err = arena_serve_any(g, true);
 	}
 	return err != 0 ? err : g->left_blk > 0 ? -ENOSPC : 0;
 }
 
 static int one_round(struct grab *g)
 {
-	int err = arena_serve_any(g);
+	int err = arena_serve_any(g, false);
 
 	if (err == 0 && g->left_blk > 0)
-		err = arena_serve_piece(g);
-	if (err == 0 && g->left_blk > 0)
-		err = arena_serve(g);
+		err = arena_serve_pieces(g);
 	return err;
 }
 
@@ -146,7 +146,7 @@ static int fill(struct grab *g, bool partial)
 {
 	int err = 0;
 
-	if (g->s != NULL)
+	if (g->s != NULL && !g->late)
 		from_window(g);
 	if (g->left_blk > 0)
 		err = at_goal(g);
@@ -176,6 +176,13 @@ static void undo(struct grab *g)
 	escrow_give(g->a, g->cpu, g->left_blk);
 }
 
+// Requests of one stream overtake each other when several threads bring them. Whoever comes early leaves the room of those
+// before him (the caller names the goal); whoever comes late takes it, and the stream goes on where it was.
+static bool is_late(const struct alloc_stream *s, uint64_t goal_abs)
+{
+	return goal_abs < s->goal_blk && s->goal_blk - goal_abs <= OVERTAKEN_BLK;
+}
+
 static void follow_stream(struct grab *g, const struct alloc_req *req)
 {
 	struct alloc_stream *s = g->s;
@@ -185,8 +192,12 @@ static void follow_stream(struct grab *g, const struct alloc_req *req)
 		s->a = g->a;
 	else if (g->goal_abs == 0)
 		g->goal_abs = s->goal_blk;
-	sequential = s->goal_blk != 0 && g->goal_abs == s->goal_blk;
+	g->late = is_late(s, g->goal_abs);
+	if (g->late)
+		return;
+	sequential = s->goal_blk != 0 && g->goal_abs - s->goal_blk <= OVERTAKEN_BLK;
 	g->wish_blk = pool_window_wish(s, sequential, req->want_blk);
+	g->grown_blk = sequential ? s->in_order_blk : 0;
 }
 
 static uint32_t hash_origin(uint32_t locality, unsigned cpu)
@@ -196,24 +207,61 @@ static uint32_t hash_origin(uint32_t locality, unsigned cpu)
 	return locality != 0 ? (uint32_t)(x >> 32 ^ x >> 52) : cpu; // processors do not collide
 }
 
-int alloc_get(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
+static bool others_may_have(const struct alloc *a, const struct arena *ar, uint64_t n, unsigned fits)
 {
-	struct grab g = { .a = a, .s = s, .out = out, .goal_abs = req->goal_blk,
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		if (&a->arenas[i] != ar && (a->arenas[i].unloaded_blk > 0 || arena_may_have(a, &a->arenas[i], n, fits)))
+			return true;
+	return false;
+}
+
+// Most requests of a volume in use: one run that fits well in the rotor's arena (or badly if no other could do better), and
+// nobody's window to think of. Nothing is done if anything is unusual.
+static bool get_quickly(struct alloc *a, unsigned cpu, uint32_t origin, const struct alloc_req *req, struct runlist *out)
+{
+	uint64_t want = req->want_blk, got;
+	struct arena *ar = &a->arenas[atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed)];
+	uint32_t start;
+	bool done;
+
+	if (want - 1 >= EXTENT_MAX_BLK || a->ops->grab == NULL || (want <= SMALL_MAX_BLK && is_plenty(ar)) ||
+	    out->n == out->cap)
+		return false;
+	if (!escrow_take_own(a, cpu, want) && escrow_take(a, cpu, want, false, req->flags & ALLOC_USE_RESERVE, &got) != 0)
+		return false;
+	pthread_mutex_lock(&ar->lock);
+	done = (want < LARGE_BLK || ar->n_windows == 0) &&
+	       (a->ops->grab(ar->engine, (uint32_t)want, FITS_GOOD, &start) ||
+	        (ar->unloaded_blk == 0 && !others_may_have(a, ar, want, FITS_GOOD) &&
+	         a->ops->grab(ar->engine, (uint32_t)want, last_fit(req->flags & ALLOC_CONTIG, want), &start)));
+	if (done)
+		ms_took(a, ar, start, (uint32_t)want);
+	pthread_mutex_unlock(&ar->lock);
+	if (!done) {
+		escrow_give(a, cpu, want);
+		return false;
+	}
+	VERIFY(runlist_add(out, ar->first_abs + start, want) == 0); // there is room
+	return true;
+}
+
+static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, unsigned cpu, uint32_t origin,
+                      struct runlist *out)
+{
+	struct grab g = { .a = a, .s = s, .out = out, .goal_abs = req->goal_blk, .origin = origin, .cpu = cpu,
 	                  .contig = req->flags & ALLOC_CONTIG, .old_n = out->n };
 	bool partial = req->flags & ALLOC_PARTIAL;
 	int err;
 
 	if (req->want_blk == 0 || (req->want_blk > ALLOC_MAX_RUN_BLK && !partial))
 		return -EINVAL;
-	g.cpu = current_cpu();
 	err = runlist_reserve(out, 1); // so that taking one without a lock cannot fail afterwards
 	if (err == 0)
-		err = escrow_take(a, g.cpu, min_u64(req->want_blk, ALLOC_MAX_RUN_BLK), partial, req->flags & ALLOC_USE_RESERVE,
+		err = escrow_take(a, cpu, min_u64(req->want_blk, ALLOC_MAX_RUN_BLK), partial, req->flags & ALLOC_USE_RESERVE,
 		                  &g.left_blk);
 	if (err != 0)
 		return err;
 	g.old_last_len = out->n > 0 ? out->runs[out->n - 1].len_blk : 0;
-	g.origin = hash_origin(req->locality, g.cpu);
 	if (s != NULL)
 		follow_stream(&g, req);
 	err = fill(&g, partial);
@@ -221,7 +269,43 @@ int alloc_get(struct alloc *a, struct alloc_stream *s, const struct alloc_req *r
 		undo(&g);
 		return err;
 	}
-	if (s != NULL)
+	if (s != NULL && !g.late) {
 		s->goal_blk = g.end_abs;
+		s->in_order_blk = (uint32_t)min_u64(g.grown_blk + req->want_blk, ALLOC_WINDOW_MAX_BLK);
+	}
 	return 0;
+}
+
+static int get_once(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
+{
+	unsigned cpu = current_cpu();
+	uint32_t origin = hash_origin(req->locality, cpu);
+
+	if (s == NULL && req->goal_blk == 0 && get_quickly(a, cpu, origin, req, out))
+		return 0;
+	return get_slowly(a, s, req, cpu, origin, out);
+}
+
+// Blocks that are being trimmed are free. Whoever misses them waits for the discard, and no new one begins while he tries again.
+static int get_untrimmed(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
+{
+	int err;
+
+	pthread_mutex_lock(&a->trim_lock);
+	err = get_once(a, s, req, out);
+	pthread_mutex_unlock(&a->trim_lock);
+	return err;
+}
+
+int alloc_get(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
+{
+	unsigned trims = atomic_load(&a->n_trims);
+	int err;
+
+	if (req->flags & ALLOC_PARTIAL) // the last resort; it cannot be seen whether more was there
+		return get_untrimmed(a, s, req, out);
+	err = get_once(a, s, req, out);
+	if (err == -ENOSPC && (trims % 2 != 0 || atomic_load(&a->n_trims) != trims))
+		err = get_untrimmed(a, s, req, out);
+	return err;
 }

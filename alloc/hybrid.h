@@ -27,59 +27,8 @@
 
 #include "alloc/bits.h"
 #include "alloc/engine.h"
+#include "alloc/slab.h"
 
-#define SPAN_SHIFT 8u
-#define SPAN_BLK (1u << SPAN_SHIFT) // 1 MiB
-#define SPAN_WORDS (SPAN_BLK / 64)
-#define EXTENT_MAX_BLK 1024u        // 4 MiB: the longest extent of a file; see FIT_SPARE
-
-// ---- slab.c: the spans of the arena ----
-//
-// A span's entry says what is free in it:
-//
-//      kind 0   free = [a, b), the rest is used     0 = all used; [0, 256) = all free
-//      kind 1   used = [a, b), the rest is free     0 < a < b < 256
-//      kind 2   see its 256 bits
-//
-// bits 0–15: a, 16–29: b, 30–31: kind. A run that covers whole spans is thus known without its bits, whose memory is
-// touched only where three or more borders lie in one MiB.
-
-struct slab {
-	uint32_t n_spans, part_shift; // part_shift: log2 of a part's spans
-	// Private pages, reserved for the whole arena and touched as they are needed.
-	uint32_t *spans;         // closed parts: all used
-	uint64_t *bits;          // SPAN_WORDS for each span
-	uint64_t *mixed;         // set of spans that are not all free: a bit each …
-	uint64_t *mixed_up;      // … and a bit for each word of it that is not zero
-	uint8_t *bit_page_used;  // for each page of `bits`
-	atomic_size_t bytes;     // touched
-};
-
-int slab_init(struct slab *s, uint32_t n_blk, uint32_t part_shift_blk) ATTR_MUST_USE; // 0 or -ENOMEM
-void slab_free(struct slab *s);
-void slab_open(struct slab *s, uint32_t start, uint32_t len, const uint64_t *free_bits);
-void slab_close(struct slab *s, uint32_t start, uint32_t len);
-
-void slab_set_free(struct slab *s, uint32_t start, uint32_t len);
-void slab_set_used(struct slab *s, uint32_t start, uint32_t len);
-bool slab_any_free(const struct slab *s, uint32_t start, uint32_t len);
-// The lowest p such that [p, blk) is all free, and the highest p such that [blk, p) is, in the part of blk.
-uint32_t slab_left_edge(const struct slab *s, uint32_t blk);
-uint32_t slab_right_edge(const struct slab *s, uint32_t blk);
-// The end of the run that begins at `start`, or `start` if none does.
-uint32_t slab_run_end(const struct slab *s, uint32_t start);
-uint32_t slab_next_free(const struct slab *s, uint32_t from, uint32_t end); // first free block at or after `from`, or end
-uint32_t slab_suffix(const struct slab *s, uint32_t sp);      // free blocks up to the end of span sp
-bool slab_holds(const struct slab *s, uint32_t start, uint32_t len); // of an open part: entries and the set agree
-
-static inline bool slab_is_free(const struct slab *s, uint32_t blk)
-{
-	uint32_t entry = s->spans[blk >> SPAN_SHIFT], off = blk & (SPAN_BLK - 1);
-
-	if (entry >> 30 == 2)
-		return s->bits[blk / 64] >> (blk % 64) & 1;
-	return (off >= (uint16_t)entry && off < (entry >> 16 & 0x3fff)) != (entry >> 30 == 1);
-}
 
 // ---- bins.c ----
 
@@ -141,8 +90,29 @@ static inline bool bins_push_quick(struct bins *b, uint32_t bin, uint32_t start)
 	return true;
 }
 
-bool bins_pop(struct bins *b, uint32_t bin, uint32_t *start); // the newest entry; false: the bin is empty
-bool bins_peek(const struct bins *b, uint32_t bin, uint32_t *start);
+void bins_drop_chunk(struct bins *b, uint32_t bin); // the top one, which is empty
+void bins_unmark(struct bins *b, uint32_t bin);     // the bin is empty
+
+// The newest entry, and the one below it to prefetch what it stands for (or NIL). False: the bin is empty.
+static inline bool bins_pop(struct bins *b, uint32_t bin, uint32_t *start, uint32_t *next)
+{
+	struct bin_chunk *top;
+
+	if (b->head[bin] == NIL) {
+		bins_unmark(b, bin);
+		return false;
+	}
+	top = &b->chunks[b->head[bin]];
+	*start = top->starts[--top->n];
+	b->n_entries--;
+	*next = NIL;
+	if (top->n == 0)
+		bins_drop_chunk(b, bin);
+	else
+		*next = top->starts[top->n - 1];
+	return true;
+}
+
 uint32_t bins_next(const struct bins *b, uint32_t from);      // first filled bin >= from, or NIL. Without the lock.
 uint32_t bins_prev(const struct bins *b, uint32_t from);      // last filled bin <= from, or NIL. Without the lock.
 // Calls fn for each entry of a bin until it returns true.

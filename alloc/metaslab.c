@@ -42,16 +42,6 @@ static uint32_t ms_start(const struct alloc *a, const struct arena *ar, const st
 	return (uint32_t)(ms_first_abs(a, ms) - ar->first_abs);
 }
 
-// All counts that follow the free map.
-static void add_free(struct arena *ar, struct metaslab *ms, int64_t n)
-{
-	uint32_t ms_free = atomic_load_explicit(&ms->free_blk, memory_order_relaxed);
-	uint64_t ar_free = atomic_load_explicit(&ar->free_blk, memory_order_relaxed);
-
-	atomic_store_explicit(&ms->free_blk, ms_free + (uint32_t)n, memory_order_relaxed);
-	atomic_store_explicit(&ar->free_blk, ar_free + (uint64_t)n, memory_order_relaxed);
-}
-
 static void add_unloaded(struct arena *ar, int64_t n)
 {
 	uint64_t unloaded = atomic_load_explicit(&ar->unloaded_blk, memory_order_relaxed);
@@ -147,26 +137,15 @@ void ms_destroy(struct alloc *a, struct metaslab *ms)
 		batch_free(b, &a->memory);
 	}
 	limbo_free(&ms->limbo, &a->memory);
+	trim_forget(a, ms);
 }
 
 // ---- between the free map and the outside ----
 
-// A take may leave one run more; every run that is FREEING or held may need one when it comes back, and so
-// may each part of a range that crosses metaslabs.
-int ms_reserve(struct arena *ar)
-{
-	return ar->engine->ops->reserve(ar->engine, ar->n_freeing_runs + ar->n_holds + ar->n_ms + 2);
-}
-
 void ms_take(struct alloc *a, struct arena *ar, struct mrun run, uint32_t start, uint32_t len)
 {
-	struct metaslab *ms = ms_in(a, ar, start);
-
 	a->ops->take(ar->engine, run, start, len);
-	ms->out_blk += len;
-	add_free(ar, ms, -(int64_t)len);
-	if (!atomic_load_explicit(&ms->warm, memory_order_relaxed))
-		atomic_store_explicit(&ms->warm, true, memory_order_relaxed);
+	ms_took(a, ar, start, len);
 }
 
 void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len)
@@ -175,7 +154,7 @@ void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len)
 
 	a->ops->give(ar->engine, start, len);
 	ms->out_blk -= len;
-	add_free(ar, ms, len);
+	ms_count(ar, ms, len);
 }
 
 // ---- the public changes of state ----
@@ -185,7 +164,7 @@ static bool taken_is_less(struct alloc *a, const struct arena *ar, const struct 
 {
 	if (ms->out_blk < n)
 		return true;
-	if (ms->out_blk - n >= (uint64_t)ar->n_holds * CELL_BLK)
+	if (ms->out_blk - n >= (uint64_t)ar->n_holds * CELL_BLK + ar->trimming.len)
 		return false;
 	return ms->out_blk - n < hold_sum(ar, ms_start(a, ar, ms), ms->n_blk);
 }
@@ -220,6 +199,7 @@ static void apply_put(struct alloc *a, struct metaslab *ms, struct mrun r, uint6
 	struct arena *ar = arena_of_ms(a, ms);
 
 	ms_give(a, ar, ms_start(a, ar, ms) + r.start, r.len);
+	trim_note(a, ms, r); // perhaps written to
 }
 
 static void apply_commit(struct alloc *a ATTR_UNUSED, struct metaslab *ms, struct mrun r,
@@ -288,11 +268,12 @@ static void release_batch(struct alloc *a, struct arena *ar, struct metaslab *ms
 		limbo_clear(&ms->limbo, b->runs[i].start, b->runs[i].len, &a->memory);
 		if (loaded)
 			a->ops->give(ar->engine, start + b->runs[i].start, b->runs[i].len);
+		trim_note(a, ms, b->runs[i]);
 		sum += b->runs[i].len;
 	}
 	ar->n_freeing_runs -= b->n;
 	ms->freeing_blk -= sum;
-	add_free(ar, ms, sum);
+	ms_count(ar, ms, sum);
 	if (!loaded)
 		add_unloaded(ar, sum);
 	atomic_fetch_sub(&a->freeing_blk, sum);

@@ -55,6 +55,13 @@ void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct m
 	atomic_store_explicit(&h->run, hold_pack(h->home_blk, len), memory_order_release);
 }
 
+void hold_open_window(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len)
+{
+	hold_open(a, ar, h, run, start, len);
+	h->is_window = true;
+	ar->n_windows++;
+}
+
 static void take_back(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct alloc_hold **cell)
 {
 	struct run rest = hold_run(atomic_exchange(&h->run, 0));
@@ -68,8 +75,9 @@ static void take_back(struct alloc *a, struct arena *ar, struct alloc_hold *h, s
 	else
 		*cell = h->next;
 	h->prev = h->next = NULL;
-	h->linked = false;
 	ar->n_holds--;
+	ar->n_windows -= h->is_window;
+	h->linked = h->is_window = false;
 }
 
 void hold_close_locked(struct alloc *a, struct arena *ar, struct alloc_hold *h)
@@ -99,10 +107,17 @@ static bool has_some(const struct arena *ar, struct alloc_hold *h, uint32_t star
 	return r.len_blk > 0 && r.start_blk < from + len && from < r.start_blk + r.len_blk;
 }
 
+static bool is_trimmed(const struct arena *ar, uint32_t start, uint32_t len)
+{
+	return ar->trimming.len > 0 && ar->trimming.start < start + len && start < mrun_end(ar->trimming);
+}
+
 bool hold_any(const struct arena *ar, uint32_t start, uint32_t len)
 {
 	uint32_t first = start / CELL_BLK, n = (start + len - 1) / CELL_BLK - first + 1;
 
+	if (is_trimmed(ar, start, len))
+		return true;
 	if (ar->n_holds == 0)
 		return false;
 	for (uint32_t i = 0; i < min_u32(n, N_CELLS); i++)
@@ -127,7 +142,7 @@ bool hold_ends_at(const struct arena *ar, uint32_t blk)
 
 uint64_t hold_sum(const struct arena *ar, uint32_t start, uint32_t len)
 {
-	uint64_t sum = 0;
+	uint64_t sum = is_trimmed(ar, start, len) ? ar->trimming.len : 0;
 
 	for (uint32_t c = 0; c < N_CELLS && ar->n_holds > 0; c++)
 		for (struct alloc_hold *h = ar->cells[c]; h != NULL; h = h->next)

@@ -20,6 +20,7 @@
 #define ONE_METASLAB_SHIFT_MAX 30u // larger volumes have several
 #define TIB (1ull << 40)
 #define GIB (1ull << 30)
+#define PIB (1ull << 50)
 
 struct options {
 	const struct engine_ops *engines[MAX_ENGINES]; // NULL in the list: none
@@ -29,19 +30,21 @@ struct options {
 	bool cycle, json, quick;
 	unsigned threads;
 	uint64_t size_bytes, ms_shift, rounds, ops, seed; // 0: the default
+	uint64_t used_percent;
 	const char *plot_dir;
 };
 
 static const struct cmdline_opt option_table[] = {
 	{ 'e', "engine", "NAME,...", "engines (hybrid), all of them, or none: no allocator, the benchmark alone" },
-	{ 'w', "workload", "NAME,...", "w1, w2, w3, w4, age, or all (all)" },
+	{ 'w', "workload", "NAME,...", "w1, w2, w3, w4, edge, age, sparse, or all (all)" },
 	{ 't', "threads", "N", "threads of w2 (1); the others have one" },
 	{ 'S', "split", NULL, "a request may be served in several extents (default; w1: both)" },
 	{ 'C', "contig", NULL, "one extent per request, or it fails" },
-	{ 's', "size", "SIZE", "volume (w1, w2: 1T; w3, w4, age: 100G)" },
+	{ 's', "size", "SIZE", "volume (w1, w2: 1T; sparse: 1P; else 100G)" },
 	{ 'm', "ms-shift", "N", "a metaslab has 2^N blocks (hybrid: as mkfs does; others: one metaslab, up to 2^30)" },
-	{ 'r', "rounds", "N", "aged rounds (w1: until 10 volumes are written; w3, w4: 20; age: 100)" },
-	{ 'o', "ops", "N", "operations of all threads in w2 (2000000), allocations in w4 (1000000)" },
+	{ 'r', "rounds", "N", "aged rounds (w1: until 10 volumes are written; w3, edge: 20; w4, age: 100)" },
+	{ 'o', "ops", "N", "operations of all threads in w2 (2000000), allocations in edge (1000000)" },
+	{ 'u', "used", "PERCENT", "of the volume in sparse (1)" },
 	{ 'x', "seed", "N", "of the random numbers (1)" },
 	{ 'y', "cycle", NULL, "the whole life: get, commit, free, and a release every 1000 frees" },
 	{ 'p', "plot", "DIR", "write pictures (SVG) to DIR" },
@@ -59,8 +62,10 @@ static const char help_notes[] =
 	"  w2   basic: the same sizes; 70% allocate, 30% give back a random one; a failure becomes a giving back\n"
 	"  w3   small: 60% 4 KiB, 20% 8-32 KiB, 15% 64-256 KiB, 5% 1-4 MiB; filled to 95%, 20 rounds of giving back\n"
 	"       a random 20% and filling up\n"
-	"  w4   full: the end of w3 filled to 99.9% and kept there; the time of each single allocation\n"
+	"  w4   full: w3 filled to 99.9%; the time of each single allocation beyond 99%\n"
+	"  edge the end of w3 filled to 99.9% and kept there: what is free are crumbs, a large request gets many pieces\n"
 	"  age  files of log-normal sizes up to 64 MiB come and go by age at 80% until ten times the volume is written\n"
+	"  sparse  extents of 4 MiB in a part of a vast volume; a random half goes and comes back: for the memory\n"
 	"\n"
 	"Rates are per second of CPU time unless they say wall. Each workload runs dry first, with no allocator behind\n"
 	"it: what the benchmark itself costs is reported beside the raw numbers, and the net numbers are without it.\n"
@@ -134,6 +139,15 @@ static uint64_t parse_in_range(const char *option, uint64_t min, uint64_t max)
 	return n;
 }
 
+static uint64_t parse_percent(const char *option)
+{
+	size_t len = strlen(optarg);
+
+	if (len > 1 && optarg[len - 1] == '%')
+		optarg[len - 1] = '\0';
+	return parse_in_range(option, 1, 100);
+}
+
 static void print_help(void)
 {
 	cmdline_help(&cmdline, stdout);
@@ -160,6 +174,7 @@ static bool parse_options(struct options *o, int argc, char **argv, int *status)
 		case 'm': o->ms_shift = parse_in_range("ms-shift", SB_MS_SHIFT_MIN, ONE_METASLAB_SHIFT_MAX); break;
 		case 'r': o->rounds = parse_in_range("rounds", 1, HISTORY_MAX - 1); break;
 		case 'o': o->ops = parse_in_range("ops", BENCH_MAX_THREADS, 1u << 30); break;
+		case 'u': o->used_percent = parse_percent("used"); break;
 		case 'x': o->seed = parse_in_range("seed", 1, INT64_MAX); break;
 		case 'y': o->cycle = true; break;
 		case 'p': o->plot_dir = optarg; break;
@@ -193,14 +208,15 @@ static void set_defaults(struct options *o)
 
 // ---- plans ----
 
-// The hybrid engine gets the metaslabs that mkfs would make; the others one for all, as in the programs that they come from.
-static uint32_t usual_ms_shift(const struct engine_ops *engine, uint64_t n_blks)
+// The hybrid engine, and every one on a vast volume, gets the metaslabs that mkfs would make; the others one for all, as in the
+// programs that they come from.
+static uint32_t usual_ms_shift(bool as_mkfs, uint64_t n_blks)
 {
 	struct superblock sb;
 	struct errmsg why;
 	uint32_t shift = SB_MS_SHIFT_MIN;
 
-	if (engine == engines[0]) {
+	if (as_mkfs) {
 		errno = 0;
 		if (sb_geometry(blk_to_bytes(n_blks), &sb, &why) != 0)
 			bench_die("--size: %s", why.text);
@@ -214,7 +230,8 @@ static uint32_t usual_ms_shift(const struct engine_ops *engine, uint64_t n_blks)
 static struct plan make_plan(const struct options *o, const struct engine_ops *engine, enum workload workload, bool contig)
 {
 	bool uniform = workload == WORK_W1 || workload == WORK_W2;
-	uint64_t size_bytes = (uniform ? TIB : 100 * GIB) / (o->quick ? 16 : 1);
+	uint64_t usual_bytes = uniform ? TIB : workload == WORK_SPARSE ? PIB : 100 * GIB;
+	uint64_t size_bytes = usual_bytes / (o->quick ? 16 : 1);
 	uint64_t ops = (workload == WORK_W2 ? 2000000 : 1000000) / (o->quick ? 10 : 1);
 	struct plan plan = {
 		.engine = engine,
@@ -224,11 +241,12 @@ static struct plan make_plan(const struct options *o, const struct engine_ops *e
 		.threads = workload == WORK_W2 ? o->threads : 1,
 		.n_blks = bytes_to_blk_down(o->size_bytes != 0 ? o->size_bytes : size_bytes),
 		.rounds = o->rounds,
+		.used_percent = o->used_percent,
 		.ops = o->ops != 0 ? o->ops : ops,
 		.seed = o->seed,
 	};
 
-	plan.ms_shift = o->ms_shift != 0 ? (uint32_t)o->ms_shift : usual_ms_shift(engine, plan.n_blks);
+	plan.ms_shift = o->ms_shift != 0 ? (uint32_t)o->ms_shift : usual_ms_shift(engine == engines[0] || workload == WORK_SPARSE, plan.n_blks);
 	return plan;
 }
 
@@ -278,7 +296,7 @@ static void run_in_child(const struct plan *plan, const struct clock *clock, str
 int main(int argc, char **argv)
 {
 	struct plan plans[2 * MAX_ENGINES * N_WORKLOADS];
-	struct options o = { .threads = 1, .seed = 1 };
+	struct options o = { .threads = 1, .seed = 1, .used_percent = 1 };
 	struct clock clock;
 	struct result *results;
 	int status;

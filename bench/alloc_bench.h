@@ -34,7 +34,7 @@
 #define MAP_CELLS (MAP_COLUMNS * MAP_ROWS)
 #define HISTORY_MAX 1024u
 
-enum workload { WORK_W1, WORK_W2, WORK_W3, WORK_W4, WORK_AGE, N_WORKLOADS };
+enum workload { WORK_W1, WORK_W2, WORK_W3, WORK_W4, WORK_EDGE, WORK_AGE, WORK_SPARSE, N_WORKLOADS };
 
 // What to run.
 struct plan {
@@ -46,6 +46,7 @@ struct plan {
 	uint64_t n_blks;
 	uint32_t ms_shift;
 	uint64_t rounds; // 0: what the workload says
+	uint64_t used_percent; // of the volume, in sparse
 	uint64_t ops;    // of W2 and W4
 	uint64_t seed;   // not 0
 };
@@ -73,6 +74,7 @@ struct result {
 	double free_extents, free_mean_kib, free_share_1m, ceph_score;
 	double p50_ns, p90_ns, p99_ns, p999_ns, p9999_ns, max_ns, bench_max_ns, clock_ns, disturbed;
 	double rss_bytes, memory_bytes;
+	double metaslabs, metaslabs_loaded;
 	double allocs, frees, failed, rounds, ops_per_thread;
 	double cpu_seconds, wall_seconds;
 
@@ -222,6 +224,8 @@ void note_free_space(struct pass *p);
 
 void work_sizes(enum workload workload, uint64_t n_blks, struct sizes *out);
 void work_run(struct pass *p);
+
+uint64_t work_target_blk(const struct plan *plan); // blocks that will be in use at most
 
 void age_sizes(uint64_t n_blks, struct sizes *out);
 void age_run(struct pass *p);

@@ -216,13 +216,13 @@ static void prepare_tables(struct worker *w, const struct plan *plan)
 
 	for (uint32_t i = 0; i < w->sizes->n; i++)
 		blks += w->sizes->class[i].base + w->sizes->class[i].span / 2;
-	n = plan->n_blks / plan->threads * w->sizes->n / blks;
+	n = work_target_blk(plan) / plan->threads * w->sizes->n / blks;
 	n += n / 8 + 4096;
 	if (n >= UINT32_MAX / 4)
 		bench_die("a smaller volume, please: this one holds %llu allocations", (unsigned long long)n);
 	w->live.slots = grow(NULL, (uint32_t)n, &w->live.cap, sizeof(*w->live.slots));
 	w->live.pieces = grow(NULL, plan->contig ? 1 : (uint32_t)(n / 4), &w->live.cap_pieces, sizeof(*w->live.pieces));
-	w->samples.cap = plan->workload == WORK_W4 ? plan->ops :
+	w->samples.cap = plan->workload == WORK_W4 || plan->workload == WORK_EDGE ? plan->ops :
 	                 plan->workload == WORK_W2 ? plan->ops / plan->threads / SAMPLE_EVERY + SAMPLE_EVERY :
 	                                             1u << 18;
 	w->samples.ticks = malloc(w->samples.cap * sizeof(*w->samples.ticks));

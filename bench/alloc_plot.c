@@ -369,7 +369,7 @@ static void plot_map(const char *dir, const struct result *r)
 void plot_results(const char *dir, const struct result *results, unsigned n)
 {
 	for (enum workload w = 0; w < N_WORKLOADS; w++) {
-		for (size_t k = 0; k < ARRAY_LEN(history_plots) && w != WORK_W2 && w != WORK_W4; k++)
+		for (size_t k = 0; k < ARRAY_LEN(history_plots) && w != WORK_W2 && w != WORK_W4 && w != WORK_EDGE && w != WORK_SPARSE; k++)
 			plot_history(dir, results, n, w, &history_plots[k]);
 		plot_latency(dir, results, n, w);
 	}

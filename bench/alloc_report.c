@@ -52,6 +52,8 @@ static const struct metric metrics[] = {
 	METRIC(disturbed, 0, "allocations left out of these because the kernel ran another program meanwhile"),
 	METRIC(rss_bytes, 0, "growth of resident memory since before alloc_create, without the benchmark's tables"),
 	METRIC(memory_bytes, 0, "what the allocator says that it uses"),
+	METRIC(metaslabs, 0, "of the volume"),
+	METRIC(metaslabs_loaded, 0, "of these, at the end of filling"),
 	METRIC(allocs, 0, "allocations that succeeded"),
 	METRIC(frees, 0, "allocations given back"),
 	METRIC(failed, 0, "requests that failed"),
@@ -84,7 +86,7 @@ const char *engine_name(const struct engine_ops *engine) { return engine == NULL
 
 const char *workload_name(enum workload workload)
 {
-	static const char *const names[N_WORKLOADS] = { "w1", "w2", "w3", "w4", "age" };
+	static const char *const names[N_WORKLOADS] = { "w1", "w2", "w3", "w4", "edge", "age", "sparse" };
 
 	return names[workload];
 }

@@ -114,6 +114,8 @@ static void note_memory(struct pass *p)
 	alloc_get_stats(p->a, &stats);
 	p->out->rss_bytes = fmax(p->out->rss_bytes, (double)grown);
 	p->out->memory_bytes = fmax(p->out->memory_bytes, (double)stats.memory_bytes);
+	p->out->metaslabs = stats.n_metaslabs;
+	p->out->metaslabs_loaded = stats.n_loaded;
 }
 
 // ---- moments ----

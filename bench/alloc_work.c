@@ -7,8 +7,11 @@
 //            request that fails becomes a giving back.
 // W3 small   A filesystem's mix: 60% 4 KiB, 20% 8–32 KiB, 15% 64–256 KiB, 5% 1–4 MiB. Filled to 95%, then 20 rounds of
 //            giving back a random 20% and filling up.
-// W4 full    W3's end, filled to 99.9%; then random ones go whenever it is fuller than that, and each single
-//            request has its own time.
+// W4 full    W3, but filled to 99.9%; each single request beyond 99% has its own time.
+//    edge    W3's end, filled to 99.9% and kept there: random ones go only until the next request may come. What is
+//            free are crumbs; most of a large request's time is the number of its pieces.
+//
+//    sparse  Extents of 4 MiB until 1% of a vast volume is in use; a random half goes and comes back. What counts is the memory.
 //
 // Victims are shuffled to the end of the table before the clock starts, or chosen some operations ahead and prefetched: the
 // benchmark should not wait for its own memory.
@@ -25,6 +28,7 @@
 #define W1_MAX_ROUNDS 200u // for allocators that decay to nothing
 #define W2_ALLOC_SHARE (UINT32_MAX / 10 * 7)
 #define W3_ROUNDS 20u
+#define W4_ROUNDS 100u
 
 // ---- sizes ----
 
@@ -47,8 +51,12 @@ void work_sizes(enum workload workload, uint64_t n_blks, struct sizes *out)
 {
 	if (workload == WORK_AGE) {
 		age_sizes(n_blks, out);
-	} else if (workload == WORK_W3 || workload == WORK_W4) {
+	} else if (workload == WORK_W3 || workload == WORK_W4 || workload == WORK_EDGE) {
 		small_sizes(out);
+	} else if (workload == WORK_SPARSE) {
+		out->n = 1;
+		out->class[0].base = W1_MAX_BLK;
+		out->class[0].span = 1;
 	} else {
 		// Multiples of 512 B up to 4 MiB, rounded up to blocks: each number of blocks is as likely.
 		out->n = 1;
@@ -204,7 +212,7 @@ static struct spent spent_in(const struct pass *p, uint64_t ticks, const struct 
 }
 
 // Returns the least that was in use before a request.
-static uint64_t full_ops(struct pass *p, struct worker *w, uint64_t full_blk)
+static uint64_t edge_ops(struct pass *p, struct worker *w, uint64_t full_blk)
 {
 	uint64_t alloc_ticks = 0, free_ticks = 0, least_blk = UINT64_MAX, begin, end;
 	struct spent start;
@@ -234,7 +242,7 @@ static uint64_t full_ops(struct pass *p, struct worker *w, uint64_t full_blk)
 }
 
 // The rounds before are another workload's: nothing of them is noted.
-static void run_full(struct pass *p)
+static void run_edge(struct pass *p)
 {
 	struct worker *w = &p->workers[0];
 	uint64_t full_blk = (uint64_t)(0.999 * (double)p->plan->n_blks);
@@ -249,11 +257,71 @@ static void run_full(struct pass *p)
 	while (w->used_blk < full_blk && refused < 100000)
 		refused = worker_get(w, draw_size(w)) == 0 ? 0 : refused + 1;
 	worker_forget_counts(w);
-	least_blk = full_ops(p, w, full_blk);
+	least_blk = edge_ops(p, w, full_blk);
 	worker_release(w);
 	note_full(p, true);
 	note_least(p, least_blk);
 	note_free_space(p);
+}
+
+// The last percent, each request timed by itself. Adds the ticks.
+static void fill_timed(struct worker *w, uint64_t until_blk, uint64_t *ticks, uint64_t overhead_ticks)
+{
+	uint32_t refused = 0;
+
+	while (w->used_blk < until_blk && refused < 100000) {
+		uint32_t size = draw_size(w);
+		uint64_t begin = clock_begin(), end;
+
+		refused = worker_get(w, size) == 0 ? 0 : refused + 1;
+		end = clock_end();
+		*ticks += end - begin > overhead_ticks ? end - begin - overhead_ticks : 0;
+		samples_add(&w->samples, end - begin);
+	}
+}
+
+static void run_full(struct pass *p)
+{
+	struct worker *w = &p->workers[0];
+	uint64_t rounds = p->plan->rounds != 0 ? p->plan->rounds : W4_ROUNDS, ticks = 0;
+	struct spent start, timed = { 0 };
+
+	for (uint64_t round = 0;; round++) {
+		fill(w, (uint64_t)(0.99 * (double)p->plan->n_blks));
+		if (round == 0)
+			worker_forget_counts(w);
+		spent_start(&start);
+		fill_timed(w, (uint64_t)(0.999 * (double)p->plan->n_blks), &ticks, p->clock->overhead_ticks);
+		spent_stop(&start, &timed);
+		note_full(p, true);
+		if (round == rounds)
+			break;
+		give_back_share(w, 0.2);
+	}
+	timed = spent_in(p, ticks, &timed);
+	w->alloc_time.wall_s += timed.wall_s;
+	w->alloc_time.cpu_s += timed.cpu_s;
+	note_free_space(p);
+}
+
+// ---- sparse ----
+
+uint64_t work_target_blk(const struct plan *plan)
+{
+	return plan->workload == WORK_SPARSE ? plan->n_blks / 100 * plan->used_percent : plan->n_blks;
+}
+
+// No look at the free space at the end: that would load all metaslabs.
+static void run_sparse(struct pass *p)
+{
+	struct worker *w = &p->workers[0];
+	uint64_t until_blk = work_target_blk(p->plan);
+
+	fill(w, until_blk);
+	note_full(p, false);
+	give_back_share(w, 0.5);
+	fill(w, until_blk);
+	note_full(p, true);
 }
 
 void work_run(struct pass *p)
@@ -263,7 +331,9 @@ void work_run(struct pass *p)
 		[WORK_W2] = run_basic,
 		[WORK_W3] = run_small,
 		[WORK_W4] = run_full,
+		[WORK_EDGE] = run_edge,
 		[WORK_AGE] = age_run,
+		[WORK_SPARSE] = run_sparse,
 	};
 
 	run[p->plan->workload](p);

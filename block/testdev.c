@@ -209,14 +209,19 @@ static void image_read(const struct image *im, uint8_t *to, uint64_t len_bytes, 
 	}
 }
 
+static bool all_zeros(const uint8_t *bytes, uint64_t n) { return bytes[0] == 0 && memcmp(bytes, bytes + 1, n - 1) == 0; }
+
 static int image_write(struct image *im, const uint8_t *from, uint64_t len_bytes, uint64_t off_bytes)
 {
 	for (uint64_t n; len_bytes > 0; from += n, off_bytes += n, len_bytes -= n) {
-		uint8_t *own = image_own(im, off_bytes);
+		uint8_t *own;
 
+		n = left_in_chunk(off_bytes, len_bytes);
+		if (image_chunk(im, off_bytes) == NULL && all_zeros(from, n))
+			continue;
+		own = image_own(im, off_bytes);
 		if (own == NULL)
 			return -ENOMEM;
-		n = left_in_chunk(off_bytes, len_bytes);
 		memcpy(own + off_bytes % CHUNK_BYTES, from, n);
 	}
 	return 0;

@@ -16,7 +16,7 @@ enum testdev_op { TESTDEV_READ, TESTDEV_WRITE, TESTDEV_FLUSH, TESTDEV_DISCARD, T
 
 #define TESTDEV_POISON 0xDD // what discarded sectors read as
 
-// A new device of zeros. 0 or -ENOMEM. Memory follows what is written, also for a device of many TiB.
+// A new device of zeros. 0 or -ENOMEM. Memory follows what is written (zeros over zeros need none), also for a device of many TiB.
 int testdev_create(uint64_t size_bytes, struct bdev **out) ATTR_MUST_USE;
 // An independent copy of the present content (without log and faults): "pull the plug and look".
 int testdev_clone(struct bdev *dev, struct bdev **out) ATTR_MUST_USE;

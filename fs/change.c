@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define QUERY_BATCH 32u
+#define OVERTAKING_MIN_BLK 16u // 64 KiB: smaller writes are somebody's random access
+#define OVERTAKEN_MAX 16u      // writes of the same length, one for each thread of the daemon
 
 // ---- what is there now ----
 
@@ -85,17 +87,22 @@ static int map_locked(struct change *c, uint64_t first, uint64_t n)
 	return 0;
 }
 
-// The device block behind the one that holds file block blk - 1: a good place for what follows. Store lock held.
-static int find_goal(struct change *c, uint64_t blk)
+// The device block behind the one that holds file block blk - 1: a good place for what follows. If that one is missing it may
+// be on its way: the kernel sends several writes at once, and they arrive in any order. So a short hole in front of a long
+// write keeps its place on the device too. Store lock held.
+static int find_goal(struct change *c, uint64_t blk, uint64_t len_blk)
 {
 	struct extent ext;
-	unsigned n = 0;
-	int r = 0;
+	uint64_t end;
+	int r = extmap_before(c->fs->vol, c->in->ino, blk, &ext);
 
-	if (blk > 0)
-		r = extmap_query(c->fs->vol, c->in->ino, blk - 1, 1, &ext, 1, &n);
-	c->goal_blk = r == 0 && n == 1 ? ext.phys_blk + 1 : 0;
-	return r;
+	c->goal_blk = 0;
+	if (r != 0)
+		return r == -ENOENT ? 0 : r;
+	end = ext.off_blk + ext.len_blk;
+	if (blk <= end || (len_blk >= OVERTAKING_MIN_BLK && blk - end <= OVERTAKEN_MAX * len_blk))
+		c->goal_blk = ext.phys_blk + (blk - ext.off_blk);
+	return 0;
 }
 
 static int load_inline(struct change *c)
@@ -131,7 +138,7 @@ int change_load(struct change *c, struct fs *fs, struct inode *in, uint64_t off_
 	else if (r == 0 && len_blk > 0) {
 		r = map_locked(c, off_blk, len_blk);
 		if (r == 0)
-			r = find_goal(c, off_blk);
+			r = find_goal(c, off_blk, len_blk);
 	}
 	store_unlock(fs->st);
 	return r;

@@ -98,11 +98,22 @@ static bool asked_to_end(struct daemon *d)
 
 // ---- start ----
 
+static void log_allocator(struct volume *vol)
+{
+	struct alloc_stats stats;
+
+	if (vol->alloc == NULL) // read-only
+		return;
+	alloc_get_stats(vol->alloc, &stats);
+	msg_debug("allocator %s, %u metaslabs, %llu of %llu blocks free", stats.engine, stats.n_metaslabs,
+	          (unsigned long long)stats.free_blk, (unsigned long long)stats.total_blk);
+}
+
 static enum mount_exit open_volume(struct daemon *d)
 {
 	const struct options *o = d->opts;
-	struct volume_opts vol_opts = { .commit_interval_ms = o->commit_s * 1000 };
-	struct fs_opts fs_opts = { .atime = o->atime };
+	struct volume_opts vol_opts = { .commit_interval_ms = o->commit_s * 1000, .engine = o->engine };
+	struct fs_opts fs_opts = { .atime = o->atime, .discard = o->discard };
 	int rc;
 
 	rc = bdev_open_file(d->device, o->read_only ? BDEV_READ_ONLY : 0, DEVICE_WAIT_MS, &d->dev, &d->why);
@@ -113,6 +124,7 @@ static enum mount_exit open_volume(struct daemon *d)
 	rc = volume_open(d->dev, &vol_opts, &d->vol, &d->why);
 	if (rc != 0)
 		return fail(d, MOUNT_FAILED, rc);
+	log_allocator(d->vol);
 	rc = fs_create_context(d->vol, &fs_opts, &d->session.fs);
 	if (rc != 0)
 		return fail(d, MOUNT_FAILED, rc);
@@ -255,7 +267,10 @@ static void report_start(struct daemon *d)
 
 static void log_mount(const struct daemon *d)
 {
-	msg_info("mounted %s on %s%s%s", d->device, d->mountpoint, d->vol->read_only ? ", read-only" : "",
+	bool chosen = d->opts->engine != NULL && d->vol->alloc != NULL;
+
+	msg_info("mounted %s on %s%s%s%s%s", d->device, d->mountpoint, d->vol->read_only ? ", read-only" : "",
+	         chosen ? ", allocator " : "", chosen ? d->opts->engine->name : "",
 	         d->vol->recovered ? ", recovered: it had not been unmounted" : "");
 }
 

@@ -46,6 +46,8 @@ int fs_create_context(struct volume *vol, const struct fs_opts *opts, struct fs 
 	r = reaper_start(fs);
 	if (r != 0)
 		goto out;
+	if (opts->discard)
+		trimmer_start(fs, opts->trim_delay_ms);
 	*out = fs;
 	return 0;
 out:
@@ -56,6 +58,7 @@ out:
 
 void fs_destroy_context(struct fs *fs)
 {
+	trimmer_stop(fs);
 	reaper_stop(fs);
 	inode_table_destroy(fs);
 	free(fs);

@@ -38,11 +38,13 @@ enum fs_atime { FS_RELATIME, FS_STRICTATIME, FS_NOATIME };
 
 struct fs_opts {
 	enum fs_atime atime;
+	bool discard;           // tell the device in the background what was freed, if it can
+	unsigned trim_delay_ms; // from a deletion to that; 0 = a few seconds
 };
 
 // The volume is not owned. Starts the reaper, which finishes the orphans that a crash left (not on a read-only volume).
 int fs_create_context(struct volume *vol, const struct fs_opts *opts, struct fs **out) ATTR_MUST_USE;
-// Ends the reaper, deletes orphans that are still referenced (at unmount nobody can use them any more), gives windows back.
+// Ends the trimmer and the reaper, deletes orphans that are still referenced (at unmount nobody can use them any more), gives windows back.
 // The caller closes the volume after it.
 void fs_destroy_context(struct fs *fs);
 struct volume *fs_volume(struct fs *fs);

@@ -29,12 +29,28 @@ struct reaper {
 	bool rescan_later; // something had to be passed over; look again at the next tick
 };
 
+// The thread that discards what was freed. See trimmer.c.
+struct trimmer {
+	pthread_t thread;
+	bool started;
+	uint64_t delay_ns;
+	pthread_mutex_t lock; // the next four; a leaf
+	pthread_cond_t wake;
+	bool freed;           // something, since the walk that is going on began
+	bool busy, stop;      // busy: walking
+	// The thread's:
+	struct alloc_trim walk;
+	int64_t cost_blk, cost_ns; // of a discard, averages
+	uint64_t n_discards, discarded_blk, device_ns;
+};
+
 struct fs {
 	struct volume *vol;
 	struct store *st; // the volume's
 	enum fs_atime atime;
 	struct inode_table inodes;
 	struct reaper reaper;
+	struct trimmer trimmer;
 	atomic_uint_fast64_t newest_txn; // the newest transaction that changed anything through this context
 	atomic_bool check_orphans;       // orphans of an earlier mount may be left: see inode_lock_change()
 };
@@ -108,5 +124,10 @@ int reaper_start(struct fs *fs) ATTR_MUST_USE; // also initialises it when the v
 void reaper_stop(struct fs *fs);               // then finishes all orphans that are left, if the volume can
 void reaper_queue(struct fs *fs, uint64_t ino);
 void reaper_drain(struct fs *fs); // returns when nothing is queued
+
+// ---- trimmer.c ----
+
+void trimmer_start(struct fs *fs, unsigned delay_ms); // if the device can discard; not having it is no error. delay 0: the usual one
+void trimmer_stop(struct fs *fs);                     // waits for one discard at most
 
 #endif

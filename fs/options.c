@@ -24,7 +24,9 @@ enum opt_kind {
 	OPT_ALLOW_OTHER,
 	OPT_WRITEBACK,
 	OPT_COMMIT,
+	OPT_DISCARD, OPT_NODISCARD,
 	OPT_POLL,
+	OPT_ALLOC,
 	OPT_REMOUNT,
 };
 
@@ -42,7 +44,10 @@ static const struct opt opt_table[] = {
 	{ "allow_other", OPT_ALLOW_OTHER },
 	{ "writeback", OPT_WRITEBACK },
 	{ "commit=", OPT_COMMIT },
+	{ "discard", OPT_DISCARD },
+	{ "nodiscard", OPT_NODISCARD },
 	{ "poll=", OPT_POLL },
+	{ "alloc=", OPT_ALLOC },
 	{ "remount", OPT_REMOUNT },
 	{ "suid", OPT_KERNEL },
 	{ "nosuid", OPT_KERNEL },
@@ -130,6 +135,22 @@ static int parse_poll(struct options *o, const char *text, struct errmsg *why)
 	return 0;
 }
 
+static int parse_alloc(struct options *o, const char *text, struct errmsg *why)
+{
+	char names[128] = "";
+
+	o->engine = engine_by_name(text);
+	if (o->engine != NULL)
+		return 0;
+	for (unsigned i = 0; engines[i] != NULL; i++) {
+		size_t used = strlen(names);
+
+		snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "", engines[i]->name);
+	}
+	errmsg_set(why, "alloc=%s: give one of %s", text, names);
+	return -EINVAL;
+}
+
 static int apply_opt(struct options *o, const struct opt *opt, const char *word, struct errmsg *why)
 {
 	switch (opt->kind) {
@@ -159,10 +180,16 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 	case OPT_WRITEBACK:
 		o->writeback = true;
 		return 0;
+	case OPT_DISCARD:
+	case OPT_NODISCARD:
+		o->discard = opt->kind == OPT_DISCARD;
+		return 0;
 	case OPT_COMMIT:
 		return parse_commit(o, strchr(word, '=') + 1, why);
 	case OPT_POLL:
 		return parse_poll(o, strchr(word, '=') + 1, why);
+	case OPT_ALLOC:
+		return parse_alloc(o, strchr(word, '=') + 1, why);
 	case OPT_REMOUNT:
 		errmsg_set(why, "the daemon's options cannot change while it runs: unmount and mount again "
 		           "(for the kernel's own options: mount -i -o remount,…)");
@@ -296,7 +323,7 @@ int options_parse(int argc, char **argv, struct options *out, struct errmsg *why
 	char *list = NULL;
 	int rc;
 
-	*out = (struct options){ .action = OPTIONS_MOUNT, .atime = FS_RELATIME, .poll_us = POLL_AUTO_US,
+	*out = (struct options){ .action = OPTIONS_MOUNT, .atime = FS_RELATIME, .discard = true, .poll_us = POLL_AUTO_US,
 	                         .helper = called_as_helper(argv[0]) };
 	rc = parse_switches(argc, argv, out, &list, why);
 	if (rc == 0 && out->action == OPTIONS_MOUNT) {
@@ -328,6 +355,10 @@ void options_help(FILE *to)
 	      "  poll=MICROSECONDS    how long the daemon looks for the next request before\n"
 	      "                       it sleeps, while they keep coming; auto (default, 200)\n"
 	      "                       or off\n"
+	      "  alloc=NAME           how free space is chosen: hybrid (default), or for\n"
+	      "                       comparison df, cf, ndf, avl, stupid or bitmap\n"
+	      "  discard nodiscard    tell the device in the background which blocks were\n"
+	      "                       freed, if it can take that (default discard)\n"
 	      "  relatime noatime strictatime\n"
 	      "                       when reading a file updates its access time\n"
 	      "                       (default relatime)\n"

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "alloc/engine.h"
 #include "fs/fs.h"
 #include "util/attr.h"
 #include "util/errmsg.h"
@@ -44,8 +45,10 @@ struct options {
 	bool read_only;
 	bool allow_other;
 	bool writeback;
+	bool discard;           // freed space is trimmed
 	unsigned commit_s;      // seconds between commits; 0 = the volume's default
 	unsigned poll_us;       // see duty.h; 0 = never
+	const struct engine_ops *engine; // of the allocator; NULL = the default one
 	enum fs_atime atime;
 	char kernel[OPTIONS_KERNEL_LEN]; // for the mount itself: "nosuid,nodev,…", or empty
 };

@@ -113,6 +113,13 @@ int extmap_next(struct volume *vol, uint64_t ino, uint64_t off_blk, struct exten
 	return rc == 1 ? 0 : (rc < 0 ? rc : -ENOENT);
 }
 
+int extmap_before(struct volume *vol, uint64_t ino, uint64_t off_blk, struct extent *out)
+{
+	int rc = off_blk > 0 ? at_or_before(vol, ino, off_blk - 1, out) : 0;
+
+	return rc == 1 ? 0 : (rc < 0 ? rc : -ENOENT);
+}
+
 static void clip(struct extent *e, uint64_t start, uint64_t end)
 {
 	if (e->off_blk < start) {

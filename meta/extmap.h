@@ -28,6 +28,9 @@ struct extent {
 // The extent that holds off_blk, or the first one after it. -ENOENT.
 int extmap_next(struct volume *vol, uint64_t ino, uint64_t off_blk, struct extent *out) ATTR_MUST_USE;
 
+// The last extent that begins before off_blk. -ENOENT.
+int extmap_before(struct volume *vol, uint64_t ino, uint64_t off_blk, struct extent *out) ATTR_MUST_USE;
+
 // The extents that intersect [off, off + len), in order, clipped to it; at most `max`, *n says how many. When *n == max there may be more.
 int extmap_query(struct volume *vol, uint64_t ino, uint64_t off_blk, uint64_t len_blk, struct extent *out, unsigned max,
                  unsigned *n) ATTR_MUST_USE;

@@ -131,7 +131,7 @@ static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id,
 	return err == -ENOENT ? -EUCLEAN : err;
 }
 
-static int open_allocator(struct volume *vol, const uint64_t *free_blk)
+static int open_allocator(struct volume *vol, const struct volume_opts *opts, const uint64_t *free_blk)
 {
 	struct alloc_config cfg = {
 		.n_blks = vol->files.sb.n_blks,
@@ -140,6 +140,7 @@ static int open_allocator(struct volume *vol, const uint64_t *free_blk)
 		.ms_free_blk = free_blk,
 		.source = &alloc_source,
 		.source_ctx = vol,
+		.engine = opts->engine,
 	};
 	int err = alloc_create(&cfg, &vol->alloc);
 
@@ -184,7 +185,7 @@ static int open_inside(struct volume *vol, const struct volume_opts *opts, struc
 	if (err == 0 && !vol->read_only) {
 		err = txn_init(vol, last_id, opts->commit_interval_ms != 0 ? opts->commit_interval_ms : COMMIT_INTERVAL_MS);
 		if (err == 0 && (opts->flags & VOLUME_NO_ALLOC) == 0)
-			err = open_allocator(vol, free_blk);
+			err = open_allocator(vol, opts, free_blk);
 		if (err == 0)
 			err = txn_start(vol);
 	}

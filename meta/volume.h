@@ -50,6 +50,7 @@ struct volume_opts {
 	unsigned flags;
 	unsigned commit_interval_ms; // 0 = 5000
 	size_t cache_bytes;          // SQLite's page cache; 0 = 32 MiB
+	const struct engine_ops *engine; // of the allocator, see alloc/engine.h; NULL = the default one. Nothing of it is on the device
 };
 
 // Writes an empty volume: system files, database with its schema and the root directory, superblocks last (so that an interrupted

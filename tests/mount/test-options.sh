@@ -15,6 +15,7 @@ fails_with 1 "unknown mount option 'noexce'" "$DAEMON" -o ro,noexce "$image" "$m
 fails_with 1 "unknown mount option 'uid=5'" "$DAEMON" -o uid=5 "$image" "$mnt"
 fails_with 1 "commit=0" "$DAEMON" -o commit=0 "$image" "$mnt"
 fails_with 1 "poll=soon" "$DAEMON" -o poll=soon "$image" "$mnt"
+fails_with 1 "alloc=best: give one of hybrid, " "$DAEMON" -o alloc=best "$image" "$mnt"
 fails_with 1 "commit=5x" "$DAEMON" -o commit=5x "$image" "$mnt"
 fails_with 1 "unknown option" "$DAEMON" --no-such "$image" "$mnt"
 fails_with 1 "needs a value" "$DAEMON" "$image" "$mnt" -o
@@ -28,8 +29,18 @@ manual_options() {
 	sed -n '/^\.SH MOUNT OPTIONS/,/^\.SH SIGNALS/p' "$srcdir_top/man/hybridfs.8" | sed -e ':a' -e '/\\$/{N;s/\\\n//;ba;}' |
 		sed -n '/^\.TP/{n;s/^\.B[RI]* //;p;}' | grep -v '^SIG'
 }
-words() { tr -s ' ",\n' '\n' | sed -e 's/=.*/=/' -e '/^seconds$/d' -e '/^microseconds$/d' -e '/^$/d' | sort -u; }
+words() { tr -s ' ",\n' '\n' | sed -e 's/=.*/=/' -e '/^seconds$/d' -e '/^microseconds$/d' -e '/^name$/d' -e '/^$/d' | sort -u; }
 same "$(help_options | words)" "$(manual_options | words)" "mount options of --help and of the man page"
+
+# The allocator's engines: the error lists them, and the help and the man page name each.
+engine_names() { "$DAEMON" -o alloc= "$image" "$mnt" 2>&1 | sed 's/.*give one of //; s/,//g'; }
+[ "$(engine_names | wc -w)" -ge 7 ] || fail "alloc= lists only: $(engine_names)"
+help_alloc=$("$DAEMON" --help | sed -n '/^  alloc=/,/^  [a-z]/p' | tr -s ' ,' '\n')
+manual_alloc=$(sed -n '/^\.BI alloc=/,/^\.TP/p' "$srcdir_top/man/hybridfs.8" | tr -s ' ",' '\n')
+for engine in $(engine_names); do
+	echo "$help_alloc" | grep -qx "$engine" || fail "$engine is not in --help"
+	echo "$manual_alloc" | grep -qx "$engine" || fail "$engine is not in the man page"
+done
 
 # Everything that fstab may hold.
 mount_image -o defaults,auto,noauto,nofail,user,users,nouser,owner,group,_netdev,loop,atime,diratime,nodiratime,default_permissions \

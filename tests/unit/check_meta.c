@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// meta/: space-map blobs, rows, directory cookies, extent maps against a model, free maps, orphans, opening a volume.
+// meta/: rows, directory cookies, extent maps against a model, free maps, orphans, opening a volume.
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,88 +14,6 @@
 #include "voltest.h"
 
 #define MIB (1ull << 20)
-
-// ---- space map ----
-
-struct got {
-	unsigned n;
-	uint64_t start[16], len[16];
-	bool used[16];
-};
-
-static int collect(void *ctx, uint64_t start, uint64_t len, bool used)
-{
-	struct got *g = ctx;
-
-	g->start[g->n] = start;
-	g->len[g->n] = len;
-	g->used[g->n++] = used;
-	return 0;
-}
-
-START_TEST(spacemap_round_trip)
-{
-	struct spacemap_buf buf = { 0 };
-	struct got g = { 0 };
-
-	ck_assert_int_eq(spacemap_put(&buf, 100, 50, true), 0);
-	ck_assert_int_eq(spacemap_put(&buf, 10, 1, true), 0);
-	ck_assert_int_eq(spacemap_put(&buf, 110, 4000, false), 0);
-	ck_assert_int_eq(spacemap_decode(buf.data, buf.len, 5000, collect, &g), 0);
-	ck_assert_uint_eq(g.n, 3);
-	ck_assert_uint_eq(g.start[1], 10);
-	ck_assert_uint_eq(g.len[1], 1);
-	ck_assert_uint_eq(g.start[2], 110);
-	ck_assert_uint_eq(g.len[2], 4000);
-	ck_assert(g.used[0] && g.used[1] && !g.used[2]);
-	// The same bytes for a smaller metaslab, and cut short.
-	ck_assert_int_eq(spacemap_decode(buf.data, buf.len, 4109, collect, &(struct got){ 0 }), -EUCLEAN);
-	ck_assert_int_eq(spacemap_decode(buf.data, buf.len - 1, 5000, collect, &(struct got){ 0 }), -EUCLEAN);
-	spacemap_buf_free(&buf);
-}
-END_TEST
-
-START_TEST(spacemap_bits_refuse_contradictions)
-{
-	struct spacemap_bits bits;
-	uint64_t start = 0, len = 0;
-
-	ck_assert_int_eq(spacemap_bits_init(&bits, 200), 0);
-	ck_assert_int_eq(spacemap_bits_apply(&bits, 60, 80, true), 0);
-	ck_assert_int_eq(spacemap_bits_apply(&bits, 139, 2, true), -EUCLEAN);
-	ck_assert_int_eq(spacemap_bits_apply(&bits, 59, 2, false), -EUCLEAN);
-	ck_assert_int_eq(spacemap_bits_apply(&bits, 199, 2, true), -EUCLEAN);
-	ck_assert(spacemap_bits_next(&bits, true, &start, &len));
-	ck_assert_uint_eq(start, 60);
-	ck_assert_uint_eq(len, 80);
-	start = 140;
-	ck_assert(!spacemap_bits_next(&bits, true, &start, &len));
-	ck_assert(spacemap_bits_next(&bits, false, &start, &len));
-	ck_assert_uint_eq(start, 140);
-	ck_assert_uint_eq(len, 60);
-	ck_assert_uint_eq(bits.used_blk, 80);
-	spacemap_bits_free(&bits);
-}
-END_TEST
-
-static int apply(void *ctx, uint64_t start, uint64_t len, bool used) { return spacemap_bits_apply(ctx, start, len, used); }
-
-START_TEST(spacemap_random_bytes_never_crash)
-{
-	unsigned rng = vt_seed(4711);
-	uint8_t junk[64];
-
-	for (int i = 0; i < 20000; i++) {
-		struct spacemap_bits bits;
-
-		for (size_t k = 0; k < sizeof(junk); k++)
-			junk[k] = (uint8_t)vt_rand(&rng);
-		ck_assert_int_eq(spacemap_bits_init(&bits, 4096), 0);
-		ck_assert_int_le(spacemap_decode(junk, vt_rand(&rng) % sizeof(junk), 4096, apply, &bits), 0);
-		spacemap_bits_free(&bits);
-	}
-}
-END_TEST
 
 // ---- rows ----
 
@@ -551,9 +469,6 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(tc, 120);
-	tcase_add_test(tc, spacemap_round_trip);
-	tcase_add_test(tc, spacemap_bits_refuse_contradictions);
-	tcase_add_test(tc, spacemap_random_bytes_never_crash);
 	tcase_add_test(tc, rows_survive_a_remount);
 	tcase_add_test(tc, directory_of_many_names);
 	tcase_add_test(tc, colliding_names);
