@@ -41,6 +41,17 @@ static int init_metaslabs(struct alloc *a, const struct alloc_config *cfg, uint6
 	return 0;
 }
 
+// Held for some 100 ns: whoever finds it taken does better to look again than to sleep.
+static void init_spinning(pthread_mutex_t *lock)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+}
+
 static int init_arenas(struct alloc *a)
 {
 	int err;
@@ -53,7 +64,7 @@ static int init_arenas(struct alloc *a)
 		ar->n_blk = (uint32_t)min_u64(1ull << a->arena_shift, a->n_blks - ar->first_abs);
 		ar->first_ms = i << (a->arena_shift - a->ms_shift);
 		ar->n_ms = ((ar->n_blk - 1) >> a->ms_shift) + 1;
-		pthread_mutex_init(&ar->lock, NULL);
+		init_spinning(&ar->lock);
 		cfg.n_blk = ar->n_blk;
 		err = a->ops->create(&cfg, &ar->engine);
 		if (err != 0)
@@ -65,12 +76,12 @@ static int init_arenas(struct alloc *a)
 static void init_pool(struct alloc *a)
 {
 	for (uint32_t r = 0; r < N_ROTORS; r++)
-		atomic_init(&a->rotor[r], (uint32_t)((uint64_t)r * a->n_arenas / N_ROTORS));
+		atomic_init(&a->rotor[r], r % a->n_arenas); // neighbouring processors keep apart
 	for (uint32_t w = 0; w < N_WORDS; w++)
 		pthread_mutex_init(&a->words[w].refill_lock, NULL);
 	pthread_mutex_init(&a->release_lock, NULL);
 	pthread_mutex_init(&a->pending_lock, NULL);
-	pthread_mutex_init(&a->trim_lock, NULL);
+	pthread_rwlock_init(&a->trim_lock, NULL);
 }
 
 static void *zeroed_aligned(size_t bytes)
@@ -88,7 +99,7 @@ int alloc_create(const struct alloc_config *cfg, struct alloc **out)
 	uint64_t n_ms, sum;
 	int err;
 
-	if (cfg->n_blks == 0 || cfg->ms_shift < ALLOC_MS_SHIFT_MIN || cfg->ms_shift > ALLOC_MS_SHIFT_MAX)
+	if (cfg->n_blks == 0 || cfg->n_blks > ALLOC_MAX_BLKS || cfg->ms_shift < ALLOC_MS_SHIFT_MIN || cfg->ms_shift > ALLOC_MS_SHIFT_MAX)
 		return -EINVAL;
 	n_ms = ((cfg->n_blks - 1) >> cfg->ms_shift) + 1;
 	if (n_ms >= NIL)
@@ -138,7 +149,7 @@ void alloc_destroy(struct alloc *a)
 		pthread_mutex_destroy(&a->words[w].refill_lock);
 	pthread_mutex_destroy(&a->release_lock);
 	pthread_mutex_destroy(&a->pending_lock);
-	pthread_mutex_destroy(&a->trim_lock);
+	pthread_rwlock_destroy(&a->trim_lock);
 	if (a->escrows != NULL)
 		escrow_destroy(a);
 	free(a->arenas);
@@ -220,7 +231,10 @@ int alloc_put(struct alloc *a, uint64_t start_blk, uint64_t len_blk)
 
 void alloc_put_back(struct alloc *a, uint64_t start_abs, uint64_t len)
 {
-	VERIFY(alloc_put(a, start_abs, len) == 0);
+	int err = alloc_put(a, start_abs, len);
+
+	// Without memory they stay TAKEN by nobody: they are free again after the next mount.
+	VERIFY(err == 0 || err == -ENOMEM);
 }
 
 int alloc_commit(struct alloc *a, uint64_t start_blk, uint64_t len_blk)
@@ -274,6 +288,15 @@ void alloc_stream_end(struct alloc_stream *s)
 
 // ---- looking ----
 
+static uint64_t memory_bytes(struct alloc *a)
+{
+	uint64_t sum = (uint64_t)atomic_load(&a->memory);
+
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		sum += a->ops->bytes(a->arenas[i].engine);
+	return sum;
+}
+
 void alloc_get_stats(struct alloc *a, struct alloc_stats *out)
 {
 	*out = (struct alloc_stats){
@@ -282,13 +305,11 @@ void alloc_get_stats(struct alloc *a, struct alloc_stats *out)
 		.freeing_blk = (uint64_t)atomic_load(&a->freeing_blk),
 		.reserve_blk = a->reserve_blk,
 		.n_metaslabs = a->n_ms,
-		.memory_bytes = (uint64_t)atomic_load(&a->memory),
+		.memory_bytes = memory_bytes(a),
 		.engine = a->ops->name,
 	};
 	for (uint32_t i = 0; i < a->n_ms; i++)
 		out->n_loaded += atomic_load(&a->ms[i].loaded);
-	for (uint32_t i = 0; i < a->n_arenas; i++)
-		out->memory_bytes += a->ops->bytes(a->arenas[i].engine);
 }
 
 void alloc_get_free(struct alloc *a, uint64_t *free_blk, uint64_t *freeing_blk)
@@ -318,7 +339,7 @@ int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx)
 {
 	int err = 0;
 
-	pthread_mutex_lock(&a->trim_lock); // what is being trimmed is free too
+	pthread_rwlock_rdlock(&a->trim_lock); // what is being trimmed is free too
 	pool_reclaim_all(a);
 	for (uint32_t i = 0; i < a->n_ms && err == 0; i++) {
 		err = ms_lock_loaded(a, &a->ms[i]);
@@ -327,7 +348,7 @@ int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx)
 		err = walk_locked(a, &a->ms[i], fn, ctx);
 		pthread_mutex_unlock(&arena_of_ms(a, &a->ms[i])->lock);
 	}
-	pthread_mutex_unlock(&a->trim_lock);
+	pthread_rwlock_unlock(&a->trim_lock);
 	return err;
 }
 
@@ -357,19 +378,18 @@ uint64_t alloc_largest_run(struct alloc *a, uint32_t ms_index)
 }
 
 // Two rounds of a clock: the first spares what was used since the last call.
-void alloc_shrink(struct alloc *a, uint64_t target_bytes)
+void alloc_shrink(struct alloc *a, uint64_t limit_bytes)
 {
-	struct alloc_stats stats;
+	uint64_t target_bytes = limit_bytes / 4 * 3;
 
+	if (memory_bytes(a) <= limit_bytes)
+		return;
 	pool_reclaim_all(a);
 	for (unsigned round = 0; round < 2; round++) {
-		for (uint32_t i = 0; i < a->n_ms; i++) {
+		for (uint32_t i = 0; i < a->n_ms && memory_bytes(a) > target_bytes; i++) {
 			struct metaslab *ms = &a->ms[i];
 			struct arena *ar = arena_of_ms(a, ms);
 
-			alloc_get_stats(a, &stats);
-			if (stats.memory_bytes <= target_bytes)
-				return;
 			if (!atomic_load(&ms->loaded) || (atomic_exchange(&ms->warm, false) && round == 0))
 				continue;
 			pthread_mutex_lock(&ar->lock);

@@ -46,6 +46,7 @@
 
 #define ALLOC_WINDOW_MAX_BLK 1024u // 4 MiB: the largest window of a stream
 #define ALLOC_MAX_RUN_BLK (1u << 30)
+#define ALLOC_MAX_BLKS (1ull << 40)  // 4 PiB: see alloc_hold.run
 #define ALLOC_MS_SHIFT_MIN 12u
 #define ALLOC_MS_SHIFT_MAX 30u
 
@@ -65,7 +66,7 @@ int alloc_loader_mark(struct alloc_loader *loader, uint64_t start_blk, uint64_t 
 int alloc_loader_mark_used_bits(struct alloc_loader *loader, const uint64_t *used_bits) ATTR_MUST_USE;
 
 struct alloc_config {
-	uint64_t n_blks;      // of the volume
+	uint64_t n_blks;      // of the volume; at most ALLOC_MAX_BLKS
 	uint32_t ms_shift;    // log2 of a metaslab's blocks: ALLOC_MS_SHIFT_MIN … ALLOC_MS_SHIFT_MAX
 	uint64_t reserve_blk; // only for requests with ALLOC_USE_RESERVE: keeps metadata and deletes going when full
 	const uint64_t *ms_free_blk; // free blocks of each metaslab, n_metaslabs of them; copied
@@ -173,8 +174,9 @@ struct alloc_trim {
 typedef int (*alloc_discard_fn)(void *ctx, uint64_t start_blk, uint64_t len_blk);
 int alloc_trim(struct alloc *a, struct alloc_trim *t, alloc_discard_fn discard, void *ctx, uint64_t *done_blk) ATTR_MUST_USE;
 
-// Gives back windows and pools and drops cold metaslabs until memory_bytes <= target (best effort).
-void alloc_shrink(struct alloc *a, uint64_t target_bytes);
+// While the allocator uses more than limit_bytes: gives windows and words back and drops cold metaslabs until three quarters
+// of that are in use (best effort). Costs next to nothing otherwise.
+void alloc_shrink(struct alloc *a, uint64_t limit_bytes);
 
 // Recomputes all totals and indexes of the loaded metaslabs. 0, or -EUCLEAN with the first difference in `why`.
 // Quiescent callers only (tests, debug builds).

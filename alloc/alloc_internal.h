@@ -141,7 +141,7 @@ struct alloc {
 	pthread_mutex_t pending_lock;
 	struct metaslab *pending;         // metaslabs with batches
 	struct word words[N_WORDS];       // for small requests, by origin
-	pthread_mutex_t trim_lock;        // held through each trim, the discard included; before all others
+	pthread_rwlock_t trim_lock;       // written: one trim, the discard included; read: no trim. Before all others
 	atomic_uint n_trims;              // those begun and those ended: odd while one is under way
 	alloc_freed_fn trim_freed;        // under release_lock, as the next
 	void *trim_ctx;
@@ -209,7 +209,7 @@ bool ms_unload(struct alloc *a, struct metaslab *ms); // false: something is TAK
 void ms_destroy(struct alloc *a, struct metaslab *ms);
 
 // The engine's promise that the next take and its undoing need no memory. 0 or -ENOMEM. A take may leave one run more; every run
-// that is FREEING or held may need one when it comes back, and so may each part of a range that crosses metaslabs.
+// that is FREEING, held or trimmed may need one when it comes back, and so may each part of a range that crosses metaslabs.
 static inline int ms_reserve(struct arena *ar)
 {
 	const struct engine_ops *ops = ar->engine->ops;

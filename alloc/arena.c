@@ -311,16 +311,21 @@ int arena_serve_any(struct grab *g, bool sure)
 
 // ---- pieces ----
 
-static struct arena *arena_with_longest(const struct alloc *a, uint32_t *longest)
+// The home of the request counts double: others may be busy elsewhere.
+static struct arena *arena_with_longest(struct grab *g, uint32_t *longest)
 {
-	struct arena *best = NULL;
+	struct alloc *a = g->a;
+	struct arena *home = &a->arenas[atomic_load_explicit(arena_rotor(a, g->origin), memory_order_relaxed)], *best = NULL;
+	uint64_t most = 0;
 
 	*longest = 0;
 	for (uint32_t i = 0; i < a->n_arenas; i++) {
 		uint32_t len = a->ops->longest_hint(a->arenas[i].engine);
+		uint64_t worth = &a->arenas[i] == home ? 2 * (uint64_t)len : len;
 
-		if (len > *longest) {
-			*longest = len;
+		*longest = max_u32(*longest, len);
+		if (worth > most) {
+			most = worth;
 			best = &a->arenas[i];
 		}
 	}
@@ -372,7 +377,7 @@ int arena_serve_pieces(struct grab *g)
 {
 	struct alloc *a = g->a;
 	uint32_t longest;
-	struct arena *ar = arena_with_longest(a, &longest);
+	struct arena *ar = arena_with_longest(g, &longest);
 	struct metaslab *ms = emptiest_of_all(a, (uint64_t)longest * 16 + 1); // a sixteenth of it in one piece is a cautious guess
 	int err;
 

@@ -356,7 +356,8 @@ static uint32_t hybrid_longest_hint(const struct engine *e)
 
 	if (bin != NIL)
 		return bin_floor(bin);
-	return atomic_load_explicit(&h->lossy, memory_order_relaxed);
+	return atomic_load_explicit(&h->lossy, memory_order_relaxed) &&
+	       atomic_load_explicit(&h->absent_len, memory_order_relaxed) > 1;
 }
 
 // ---- changes ----
@@ -559,7 +560,7 @@ static int check_bins(const struct hybrid *h, struct errmsg *why)
 		for (uint32_t c = h->bins.head[bin]; c != NIL; c = h->bins.chunks[c].next)
 			n += h->bins.chunks[c].n;
 	}
-	if (n == h->bins.n_entries && n <= h->bins.max_entries)
+	if (n == h->bins.n_entries && n <= h->bins.max_entries + N_BINS * (CHUNK_ENTRIES - 1)) // bins_push_quick does not ask
 		return 0;
 	errmsg_set(why, "H3: the index has %u entries, the count says %u of %u", n, h->bins.n_entries, h->bins.max_entries);
 	return -EUCLEAN;

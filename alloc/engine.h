@@ -11,7 +11,7 @@
 // Lock: the caller holds the arena's lock, except for create, destroy and may_have.
 // Errors: only open and reserve can fail, with -ENOMEM. Arguments were validated by the caller; an engine ASSERTs.
 //
-// Invariants (held against a naive reference in tests/model, and by check):
+// Invariants (held against a naive reference in tests/unit/check_engine.c, and by check):
 // E1  A block is free exactly if it was free when its part was opened or was given since, and was not taken since.
 // E2  Runs are maximal: two free neighbours in the same part belong to one run.
 // E3  longest() finds a run if any block is free. find(FIT_BEST) finds one of at least len blocks if there is one.

@@ -27,6 +27,7 @@ struct stupid {
 	uint32_t n_blk;
 	uint32_t part_mask;       // block & part_mask = its place in its part
 	uint32_t cursor;          // end of the last take
+	uint64_t open_blk;        // of the open parts
 	struct interval_pool pool;
 	struct iset all;
 	struct iset bins[N_BINS]; // each run is in `all` and in the bin of its length
@@ -144,6 +145,7 @@ static int stupid_open(struct engine *e, uint32_t start, uint32_t len, const uin
 		to = bits_next_clear(free_bits, from, len);
 		add(s, start + from, to - from);
 	}
+	s->open_blk += len;
 	publish(s);
 	return 0;
 }
@@ -155,7 +157,9 @@ static void stupid_close(struct engine *e, uint32_t start, uint32_t len)
 	for (uint32_t b = 0; b < N_BINS; b++)
 		iset_cut(&s->pool, &s->bins[b], start, start + len); // the same runs as below
 	interval_recycle_tree(&s->pool, ISET_ALL, iset_cut(&s->pool, &s->all, start, start + len));
-	if (s->pool.n_used == 0)
+	s->open_blk -= len;
+	// While a part is open somebody may still rely on what was reserved, though nothing is free.
+	if (s->open_blk == 0)
 		interval_free(&s->pool);
 	publish(s);
 }

@@ -185,7 +185,8 @@ void engine_tree_close(struct engine *e, uint32_t start, uint32_t len)
 		t->free_blk -= run.len;
 	}
 	t->open_blk -= len;
-	if (t->by_start.n_keys == 0)
+	// While a part is open somebody may still rely on what was reserved, though nothing is free.
+	if (t->open_blk == 0)
 		range_pool_free(&t->pool);
 	publish_longest(t);
 }

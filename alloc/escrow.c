@@ -3,7 +3,8 @@
 //
 // Each processor has some blocks in escrow, out of which it serves its requests and into which it puts what it gets back, so
 // that processors do not fight for one cache line. Only when its escrow is used up or has grown too large does it move a
-// portion from or to the common count, under a lock. Nobody hears -ENOSPC before all escrows were called in, so the count is exact.
+// portion from or to the common count, under a lock. Nobody hears -ENOSPC before all escrows were called in, so the count is
+// exact. When little is left, all take from the common count.
 //
 // The reserve always lies in the common count: while that is short, nothing goes into escrow.
 #include <errno.h>
@@ -68,23 +69,42 @@ static void call_in(struct alloc *a)
 		atomic_fetch_add(&a->common_blk, atomic_exchange(&a->escrows[i].blk, 0));
 }
 
-// With the lock. What is given to the common count meanwhile can only help.
+// Takes n blocks out of the common count if `floor` remain there. Others take and give at the same time.
+static bool sub_common(struct alloc *a, int_fast64_t n, int_fast64_t floor)
+{
+	int_fast64_t have = atomic_load(&a->common_blk);
+
+	while (have - n >= floor)
+		if (atomic_compare_exchange_weak(&a->common_blk, &have, have - n))
+			return true;
+	return false;
+}
+
+static int_fast64_t plenty(const struct alloc *a) { return (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk; }
+
+// With the lock.
 static int take_common(struct alloc *a, struct escrow *own, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
 {
 	int_fast64_t kept = use_reserve ? 0 : (int_fast64_t)a->reserve_blk, usable;
 
 	if (atomic_load(&a->common_blk) - (int_fast64_t)want < (int_fast64_t)a->reserve_blk)
 		call_in(a);
-	usable = atomic_load(&a->common_blk) - kept;
-	if (usable <= 0 || ((uint64_t)usable < want && !partial))
-		return -ENOSPC;
-	*n = min_u64(want, (uint64_t)usable);
-	atomic_fetch_sub(&a->common_blk, (int_fast64_t)*n);
-	if (a->escrow_blk > 0 && atomic_load(&a->common_blk) >= (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk) {
-		atomic_fetch_sub(&a->common_blk, a->escrow_blk);
+	do {
+		usable = atomic_load(&a->common_blk) - kept;
+		if (usable <= 0 || ((uint64_t)usable < want && !partial))
+			return -ENOSPC;
+		*n = min_u64(want, (uint64_t)usable);
+	} while (!sub_common(a, (int_fast64_t)*n, kept));
+	if (a->escrow_blk > 0 && sub_common(a, a->escrow_blk, plenty(a) - a->escrow_blk))
 		atomic_fetch_add(&own->blk, a->escrow_blk);
-	}
 	return 0;
+}
+
+// When little is free there are no escrows to speak of: everybody takes from the common count, still without the lock.
+static bool take_directly(struct alloc *a, uint64_t want)
+{
+	return (a->escrow_blk == 0 || atomic_load_explicit(&a->common_blk, memory_order_relaxed) < plenty(a)) &&
+	       sub_common(a, (int_fast64_t)want, (int_fast64_t)a->reserve_blk);
 }
 
 int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
@@ -92,7 +112,7 @@ int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool
 	int err;
 
 	*n = want;
-	if (escrow_take_own(a, cpu, want))
+	if (escrow_take_own(a, cpu, want) || take_directly(a, want))
 		return 0;
 	pthread_mutex_lock(&a->escrow_lock);
 	err = take_common(a, &a->escrows[cpu % a->n_escrows], want, partial, use_reserve, n);
@@ -105,8 +125,7 @@ void escrow_give(struct alloc *a, unsigned cpu, uint64_t n)
 	struct escrow *own = &a->escrows[cpu % a->n_escrows];
 	int_fast64_t have;
 
-	if (atomic_load_explicit(&a->common_blk, memory_order_relaxed) < (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk ||
-	    a->escrow_blk == 0) {
+	if (a->escrow_blk == 0 || atomic_load_explicit(&a->common_blk, memory_order_relaxed) < plenty(a)) {
 		atomic_fetch_add(&a->common_blk, (int_fast64_t)n);
 		return;
 	}
@@ -130,7 +149,8 @@ uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least)
 		call_in(a);
 	spare = (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk) / 8;
 	n = spare < (int_fast64_t)least ? 0 : min_u64(want, (uint64_t)spare);
-	atomic_fetch_sub(&a->common_blk, (int_fast64_t)n);
+	if (!sub_common(a, (int_fast64_t)n, (int_fast64_t)a->reserve_blk))
+		n = 0;
 	a->aside_blk += (int64_t)n;
 	pthread_mutex_unlock(&a->escrow_lock);
 	return n;

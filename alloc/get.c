@@ -207,21 +207,51 @@ static uint32_t hash_origin(uint32_t locality, unsigned cpu)
 	return locality != 0 ? (uint32_t)(x >> 32 ^ x >> 52) : cpu; // processors do not collide
 }
 
-static bool others_may_have(const struct alloc *a, const struct arena *ar, uint64_t n, unsigned fits)
+// With the lock. Not where a stream's window could be in the way of a large request.
+static bool grab_in(struct alloc *a, struct arena *ar, uint64_t want, unsigned fits, uint64_t *start_abs)
 {
-	for (uint32_t i = 0; i < a->n_arenas; i++)
-		if (&a->arenas[i] != ar && (a->arenas[i].unloaded_blk > 0 || arena_may_have(a, &a->arenas[i], n, fits)))
-			return true;
-	return false;
+	uint32_t start;
+
+	if ((want >= LARGE_BLK && ar->n_windows > 0) || !a->ops->grab(ar->engine, (uint32_t)want, fits, &start))
+		return false;
+	ms_took(a, ar, start, (uint32_t)want);
+	*start_abs = ar->first_abs + start;
+	return true;
 }
 
-// Most requests of a volume in use: one run that fits well in the rotor's arena (or badly if no other could do better), and
+// A good fit in another arena, unless somebody is busy there: a worse one at home costs less than waiting.
+static bool grab_elsewhere(struct alloc *a, uint32_t home, uint32_t origin, uint64_t want, uint64_t *start_abs)
+{
+	bool done = false;
+
+	for (uint32_t i = 1; i < a->n_arenas && !done; i++) {
+		struct arena *ar = &a->arenas[(home + i) % a->n_arenas];
+
+		if (!arena_may_have(a, ar, want, FITS_GOOD) || pthread_mutex_trylock(&ar->lock) != 0)
+			continue;
+		done = grab_in(a, ar, want, FITS_GOOD, start_abs);
+		pthread_mutex_unlock(&ar->lock);
+		if (done) // the next one has more luck there, too
+			atomic_store_explicit(arena_rotor(a, origin), (home + i) % a->n_arenas, memory_order_relaxed);
+	}
+	return done;
+}
+
+static bool all_loaded(const struct alloc *a)
+{
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		if (atomic_load_explicit(&a->arenas[i].unloaded_blk, memory_order_relaxed) > 0)
+			return false;
+	return true;
+}
+
+// Most requests of a volume in use: one run that fits well in the rotor's arena or another, or else badly in the rotor's; and
 // nobody's window to think of. Nothing is done if anything is unusual.
 static bool get_quickly(struct alloc *a, unsigned cpu, uint32_t origin, const struct alloc_req *req, struct runlist *out)
 {
-	uint64_t want = req->want_blk, got;
-	struct arena *ar = &a->arenas[atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed)];
-	uint32_t start;
+	uint64_t want = req->want_blk, start_abs, got;
+	uint32_t home = atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed);
+	struct arena *ar = &a->arenas[home];
 	bool done;
 
 	if (want - 1 >= EXTENT_MAX_BLK || a->ops->grab == NULL || (want <= SMALL_MAX_BLK && is_plenty(ar)) ||
@@ -230,18 +260,21 @@ static bool get_quickly(struct alloc *a, unsigned cpu, uint32_t origin, const st
 	if (!escrow_take_own(a, cpu, want) && escrow_take(a, cpu, want, false, req->flags & ALLOC_USE_RESERVE, &got) != 0)
 		return false;
 	pthread_mutex_lock(&ar->lock);
-	done = (want < LARGE_BLK || ar->n_windows == 0) &&
-	       (a->ops->grab(ar->engine, (uint32_t)want, FITS_GOOD, &start) ||
-	        (ar->unloaded_blk == 0 && !others_may_have(a, ar, want, FITS_GOOD) &&
-	         a->ops->grab(ar->engine, (uint32_t)want, last_fit(req->flags & ALLOC_CONTIG, want), &start)));
-	if (done)
-		ms_took(a, ar, start, (uint32_t)want);
+	done = grab_in(a, ar, want, FITS_GOOD, &start_abs);
 	pthread_mutex_unlock(&ar->lock);
+	if (!done && all_loaded(a)) {
+		done = grab_elsewhere(a, home, origin, want, &start_abs);
+		if (!done && arena_may_have(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want))) {
+			pthread_mutex_lock(&ar->lock);
+			done = grab_in(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want), &start_abs);
+			pthread_mutex_unlock(&ar->lock);
+		}
+	}
 	if (!done) {
 		escrow_give(a, cpu, want);
 		return false;
 	}
-	VERIFY(runlist_add(out, ar->first_abs + start, want) == 0); // there is room
+	VERIFY(runlist_add(out, start_abs, want) == 0); // there is room
 	return true;
 }
 
@@ -291,9 +324,9 @@ static int get_untrimmed(struct alloc *a, struct alloc_stream *s, const struct a
 {
 	int err;
 
-	pthread_mutex_lock(&a->trim_lock);
+	pthread_rwlock_rdlock(&a->trim_lock);
 	err = get_once(a, s, req, out);
-	pthread_mutex_unlock(&a->trim_lock);
+	pthread_rwlock_unlock(&a->trim_lock);
 	return err;
 }
 

@@ -11,7 +11,8 @@
 //
 // H1  Every free run has an entry in the bin of its length, or it is shorter than a span and the index is lossy.
 // H2  An entry may be stale: its run has been taken, cut or merged since. Whoever meets it drops it.
-// H3  The index has at most max_entries entries, and at most 4 × runs + spans / 4 + BINS_SLACK after each change.
+// H3  The index has at most max_entries entries, and at most 4 × runs + spans / 4 + BINS_SLACK after each change, but for
+//     those that fill up the newest chunk of each bin: they cost no memory.
 //
 // So a change of a run writes one entry and touches no other: that is what makes freeing cost one look at the neighbours'
 // spans. The price, popping stale entries, is paid at most once for each entry pushed.

@@ -97,6 +97,7 @@ static int load(struct alloc *a, struct arena *ar, struct metaslab *ms)
 int ms_lock_loaded(struct alloc *a, struct metaslab *ms)
 {
 	struct arena *ar = arena_of_ms(a, ms);
+	bool is_new = false;
 	int err = 0;
 
 	pthread_mutex_lock(&ar->lock);
@@ -105,12 +106,17 @@ int ms_lock_loaded(struct alloc *a, struct metaslab *ms)
 		pthread_mutex_unlock(&ar->lock);
 		a->source->enter(a->source_ctx);
 		pthread_mutex_lock(&ar->lock);
-		if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed))
+		is_new = !atomic_load_explicit(&ms->loaded, memory_order_relaxed);
+		if (is_new)
 			err = load(a, ar, ms);
 		a->source->leave(a->source_ctx);
 	}
-	if (err == 0)
+	if (err == 0) {
 		err = ms_reserve(ar);
+		// Its runs may lie in the memory that was promised to those that are FREEING or held.
+		if (err != 0 && is_new)
+			(void)ms_unload(a, ms);
+	}
 	if (err != 0)
 		pthread_mutex_unlock(&ar->lock);
 	return err;

@@ -173,7 +173,9 @@ void pool_word_open(struct alloc *a, struct arena *ar, struct word *word, struct
 {
 	uint32_t start = max_u32(run.start, (mrun_end(run) - WORD_BLK) & ~(WORD_BLK - 1));
 
-	hold_open(a, ar, &word->hold, run, start, WORD_BLK);
+	if (ar->first_abs + start == 0)
+		start++; // a hold that begins with block 0 would look as if it were not opened
+	hold_open(a, ar, &word->hold, run, start, min_u32(WORD_BLK, mrun_end(run) - start));
 }
 
 // ---- taking back ----

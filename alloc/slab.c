@@ -81,12 +81,15 @@ void slab_use_in_mixed(struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 
 uint32_t slab_next_free(const struct slab *s, uint32_t from, uint32_t end)
 {
-	while (from < end) {
-		uint32_t sp = from >> SPAN_SHIFT, off = span_next_free(s, sp, from & (SPAN_BLK - 1));
+	uint32_t off = from & (SPAN_BLK - 1);
 
+	if (from >= end)
+		return end;
+	// By spans: behind the last one of the largest arena there is no block number.
+	for (uint32_t sp = from >> SPAN_SHIFT; sp <= (end - 1) >> SPAN_SHIFT; sp++, off = 0) {
+		off = span_next_free(s, sp, off);
 		if (off < SPAN_BLK)
 			return sp * SPAN_BLK + off;
-		from = (sp + 1) * SPAN_BLK;
 	}
 	return end;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Trim: telling the device which blocks hold nothing any more, once for each time that they became free.
+// Trim: telling the device which blocks hold nothing any more, after they became free.
 //
 // What is to be told is remembered by span (1 MiB, the largest unit that devices erase or map in one piece, with few
 // exceptions): a bit of its metaslab's map says that something in it became FREE since the span was last looked at. So a trim costs what
@@ -9,7 +9,8 @@
 //
 //      next_blk ------ claimed ------ | ------ not yet ------ end_blk
 //         dirty spans in a row become claimed: their bits are cleared first, then the free runs in them are discarded,
-//         one in each call. What becomes free there meanwhile sets the bit again, for the next walk.
+//         one in each call. What becomes free there meanwhile sets the bit again, for the next walk (which may find that this
+//         one has come by in time; then it is discarded twice, which is harmless and rare).
 //
 // A run is set apart while it is discarded: out of the free map, so nobody can be given a block of it; TAKEN for everybody else. To
 // the rest of the volume a trim is a writer that takes free blocks, scribbles on them and puts them back unnamed. Hence no crash and
@@ -274,10 +275,10 @@ int alloc_trim(struct alloc *a, struct alloc_trim *t, alloc_discard_fn discard, 
 	*done_blk = 0;
 	if (t->min_blk == 0 || t->max_blk < t->min_blk)
 		return -EINVAL;
-	pthread_mutex_lock(&a->trim_lock);
+	pthread_rwlock_wrlock(&a->trim_lock);
 	atomic_fetch_add(&a->n_trims, 1); // odd: one is under way
 	err = trim_locked(a, t, discard, ctx, done_blk);
 	atomic_fetch_add(&a->n_trims, 1);
-	pthread_mutex_unlock(&a->trim_lock);
+	pthread_rwlock_unlock(&a->trim_lock);
 	return err;
 }

@@ -25,6 +25,9 @@
 #include "util/blk.h"
 #include "util/log.h"
 
+// Memory of the allocator beyond which cold metaslabs are dropped: enough for a TiB in any state.
+#define ALLOC_BYTES_MAX (64u << 20)
+
 // What a transaction may hold, in pages of the database that it may dirty (see txn_pages_max): a handle counts for a few, large values
 // by their size. At half of it (unless it is tight) the thread commits, at all of it the next handle does.
 #define PAGES_PER_HANDLE 4u
@@ -292,8 +295,10 @@ static int flush_txn(struct volume *vol, struct closing *c)
 		txn_failed(vol, err, "writing a transaction");
 		return err;
 	}
-	if (vol->alloc != NULL)
+	if (vol->alloc != NULL) {
 		alloc_release(vol->alloc, c->id);
+		alloc_shrink(vol->alloc, ALLOC_BYTES_MAX);
+	}
 	pthread_mutex_lock(&vol->txn->lock);
 	vol->txn->durable_id = c->id;
 	vol->txn->stats.commits++;

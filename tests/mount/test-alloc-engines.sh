@@ -25,11 +25,11 @@ make_tree() {
 	done <"$scratch/plan"
 }
 
-# every NTH FOLDER: each nth file of it.
-every() { (cd "$2" && find . -type f | LC_ALL=C sort | awk -v n="$1" 'NR % n == 0'); }
+# every_third FOLDER: of its files.
+every_third() { (cd "$1" && find . -type f | LC_ALL=C sort | awk 'NR % 3 == 0'); }
 
 engines=$("$DAEMON" -o alloc= "$image" "$mnt" 2>&1 | sed 's/.*give one of //; s/,//g')
-same "$(echo "$engines" | wc -w)" 7 "engines"
+[ "$(echo "$engines" | wc -w)" -ge 7 ] || fail "alloc= lists only: $engines"
 mkdir "$scratch/want"
 make_tree "$scratch/tree"
 before=
@@ -38,10 +38,11 @@ for engine in $engines; do
 	diff -r "$scratch/want" "$mnt" || fail "$engine finds something else than ${before:-mkfs} has left"
 	# A part of what the one before has written goes, and its files that end in 7 are cut.
 	if [ -n "$before" ]; then
-		for file in $(every 3 "$mnt/$before"); do
+		for file in $(every_third "$mnt/$before"); do
 			rm "$mnt/$before/$file" "$scratch/want/$before/$file"
 		done
-		for file in $(find "$mnt/$before" -type f -name '*7'); do
+		for file in "$mnt/$before"/*/*7; do
+			[ -e "$file" ] || continue
 			truncate -s 5000 "$file" "$scratch/want/$before/${file#"$mnt/$before/"}"
 		done
 	fi

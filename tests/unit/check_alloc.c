@@ -39,6 +39,9 @@ START_TEST(refuses_nonsense)
 	ck_assert_int_eq(alloc_create(&cfg, &a), -EINVAL);
 	cfg.ms_shift = 64;
 	ck_assert_int_eq(alloc_create(&cfg, &a), -EINVAL);
+	cfg.ms_shift = ALLOC_MS_SHIFT_MAX;
+	cfg.n_blks = ALLOC_MAX_BLKS + 1;
+	ck_assert_int_eq(alloc_create(&cfg, &a), -EINVAL);
 	disk_get_one(d, NULL, 1ull << 60, 5); // a goal outside is no goal
 	disk_check(d);
 	runlist_free(&out);

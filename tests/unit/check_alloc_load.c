@@ -3,6 +3,8 @@
 // what is FREEING is remembered in both states; what the source says wrong, or cannot say, is an error that changes nothing.
 #include "alloctest.h"
 
+#include "alloc/engine.h"
+
 START_TEST(loads_what_the_source_says)
 {
 	struct disk *d = disk_new(6 * MS_BLK, MS_SHIFT);
@@ -261,6 +263,119 @@ START_TEST(shrink_gives_memory_back)
 }
 END_TEST
 
+// ---- engines that need memory ----
+
+static bool no_memory;      // reserve fails
+static unsigned n_reserves; // after so many more it begins to, if not 0
+static struct engine_ops poor;
+
+static int poor_create(const struct engine_config *cfg, struct engine **out)
+{
+	int err = engine_stupid.create(cfg, out);
+
+	if (err == 0)
+		(*out)->ops = &poor;
+	return err;
+}
+
+static int poor_reserve(struct engine *e, uint32_t n)
+{
+	if (n_reserves > 0 && --n_reserves == 0)
+		no_memory = true;
+	return no_memory ? -ENOMEM : engine_stupid.reserve(e, n);
+}
+
+static struct disk *poor_disk(uint64_t n_blks)
+{
+	struct disk *d = disk_new(n_blks, MS_SHIFT);
+
+	poor = engine_stupid;
+	poor.create = poor_create;
+	poor.reserve = poor_reserve;
+	no_memory = false;
+	d->engine = &poor;
+	return d;
+}
+
+// What an engine got for runs that are FREEING is still there when it knows of no free block any more.
+START_TEST(unload_leaves_room_for_freeing)
+{
+	for (unsigned i = 0; engines[i] != NULL; i++) {
+		struct disk *d = disk_new(2 * MS_BLK, MS_SHIFT);
+
+		d->engine = engines[i];
+		memset(d->used + MS_BLK, 1, MS_BLK - 1);
+		disk_mount(d, 0);
+		ck_assert_int_eq(alloc_put(d->a, disk_get_one(d, NULL, 2 * MS_BLK - 1, 1), 1), 0);
+		ck_assert_uint_eq(disk_get_one(d, NULL, 1, MS_BLK - 1), 1);
+		ck_assert_uint_eq(disk_get_one(d, NULL, 0, 1) % (2 * MS_BLK - 1), 0);
+		disk_own(d, 100, 900);
+		disk_disown(d, 100, 900, 1);
+		alloc_shrink(d->a, 0);
+		ck_assert_uint_ge(disk_n_loaded(d), 1);
+		alloc_release(d->a, 1);
+		disk_check(d);
+		ck_assert_uint_eq(disk_free_blks(d), 901);
+		disk_free(d);
+	}
+}
+END_TEST
+
+// A metaslab's runs fill the room that was kept for FREEING ones, and there is no more: it is not loaded.
+START_TEST(load_leaves_room_for_freeing)
+{
+	struct disk *d = poor_disk(2 * MS_BLK);
+	struct runlist out = { 0 };
+
+	memset(d->used + MS_BLK, 1, MS_BLK);
+	for (unsigned i = 0; i < 300; i++)
+		d->used[MS_BLK + 8 * i] = 0;
+	disk_mount(d, 0);
+	disk_own(d, disk_get_one(d, NULL, 1, MS_BLK - 1), MS_BLK - 1);
+	for (unsigned i = 0; i < 300; i++)
+		disk_disown(d, 8 + 8 * i, 1, 1);
+	no_memory = true;
+	ck_assert_int_eq(disk_get(d, NULL, MS_BLK, 1, 0, &out), -ENOMEM);
+	ck_assert_uint_eq(disk_n_loaded(d), 1);
+	disk_check(d);
+	alloc_release(d->a, 1);
+	disk_check(d);
+	no_memory = false;
+	ck_assert_int_eq(disk_get(d, NULL, MS_BLK, 601, 0, &out), 0);
+	disk_check(d);
+	runlist_free(&out);
+	disk_free(d);
+}
+END_TEST
+
+// Memory runs out between two pieces, also for the first one's way back. Blocks may be lost until the next mount, not more.
+START_TEST(no_memory_to_give_up)
+{
+	bool worked = false;
+
+	for (unsigned n = 1; !worked; n++) {
+		struct disk *d = poor_disk(MS_BLK);
+		struct runlist out = { 0 };
+		int err;
+
+		disk_mount(d, 0);
+		ck_assert_uint_eq(disk_get_one(d, NULL, 1000, 100), 1000);
+		n_reserves = n;
+		err = disk_get(d, NULL, 0, MS_BLK - 100, 0, &out);
+		worked = err == 0;
+		ck_assert(worked || (err == -ENOMEM && out.n == 0));
+		no_memory = false;
+		n_reserves = 0;
+		disk_check(d);
+		if (!worked && disk_free_blks(d) > 0)
+			ck_assert_int_eq(disk_get(d, NULL, 0, disk_free_blks(d), 0, &out), 0);
+		disk_check(d);
+		runlist_free(&out);
+		disk_free(d);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("check_alloc_load");
@@ -276,6 +391,9 @@ int main(void)
 	tcase_add_test(loading, frees_load_nothing);
 	tcase_add_test(loading, frees_into_unloaded_are_counted);
 	tcase_add_test(loading, shrink_gives_memory_back);
+	tcase_add_test(loading, unload_leaves_room_for_freeing);
+	tcase_add_test(loading, load_leaves_room_for_freeing);
+	tcase_add_test(loading, no_memory_to_give_up);
 	suite_add_tcase(suite, loading);
 	return alloctest_run("check_alloc_load", suite);
 }

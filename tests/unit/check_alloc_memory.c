@@ -21,6 +21,9 @@
 #define PIB_BLK (1ull << 38)
 #define BIG_BLK 1024u // 4 MiB
 #define MIB (1ull << 20)
+// What 1 PiB takes beyond what is used in it: 16 rotors have a metaslab of 256 GiB each that is used in part, at 1 MiB, and
+// 4096 metaslabs have their structs.
+#define PIB_MORE (20 * MIB)
 
 // The divisor of a volume's size, and of its bound.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -161,14 +164,22 @@ static void must(bool ok, const char *what)
 		ck_abort_msg("%s", what);
 }
 
-// By a block of each metaslab that has one free: walking through the free runs would take long when there are 2^27.
+static int ignore_run(void *ctx, uint64_t start_blk, uint64_t len_blk)
+{
+	(void)ctx;
+	(void)start_blk;
+	return len_blk > 0 ? 0 : -EUCLEAN;
+}
+
+// Walking loads everything, but takes long when there are 2^27 free runs: then by a block of each metaslab, which has some free.
 static void load_all(struct vast *v)
 {
 	struct runlist out = { 0 };
 	struct alloc_stats stats;
 
-	for (uint32_t ms = 0; ms < v->n_ms; ms++) {
-		// Both patterns that are not EXTENTS have free blocks nearly everywhere.
+	if (v->pattern == EXTENTS)
+		ck_assert_int_eq(alloc_walk_free(v->a, ignore_run, NULL), 0);
+	for (uint32_t ms = 0; ms < v->n_ms && v->pattern != EXTENTS; ms++) {
 		struct alloc_req req = { .goal_blk = ((uint64_t)ms << v->ms_shift) + 1, .want_blk = 1 };
 
 		runlist_clear(&out);
@@ -336,23 +347,21 @@ START_TEST(sparse_pebibyte)
 	vast_new(&full, n * BIG_BLK, EXTENTS);
 	take_extents(&full, n);
 	little = memory(&full, "a hundredth of a PiB, full of 4 MiB");
-	vast_check(&full);
 	vast_free(&full);
 
 	vast_new(&vast, PIB_BLK, EXTENTS);
 	assert_at_most(memory(&vast, "a PiB, new"), 4 * MIB, "new");
 	take_extents(&vast, n);
 	much = memory(&vast, "a PiB, 1% of it such extents");
-	assert_at_most(much, little + little / 2 + 4 * MIB, "1 PiB, 1% in use");
+	assert_at_most(much, little + PIB_MORE, "1 PiB, 1% in use");
 	free_half(&vast);
-	assert_at_most(memory(&vast, "a random half of them freed"), little + little / 2 + 16 * MIB, "half freed");
-	vast_check(&vast);
+	assert_at_most(memory(&vast, "a random half of them freed"), little + PIB_MORE + 8 * MIB, "half freed");
 
 	// A mount knows the counts only, and what it loads is what it needs.
 	alloc_destroy(vast.a);
 	vast_mount(&vast);
 	take_extents(&vast, 1000);
-	assert_at_most(memory(&vast, "mounted again, 1000 more"), little + 4 * MIB, "mounted again");
+	assert_at_most(memory(&vast, "mounted again, 1000 more"), PIB_MORE, "mounted again");
 	vast_check(&vast);
 	vast_free(&vast);
 }

@@ -5,6 +5,8 @@
 // How the allocator keeps blocks for a stream is its own business: these tests look at who gets which blocks.
 #include "alloctest.h"
 
+#include "alloc/engine.h"
+
 // Two streams written in turn, then four: extents of 4 MiB on average for two, and for four what windows that double up to
 // 4 MiB give at the least.
 START_TEST(streams_get_long_extents)
@@ -317,6 +319,29 @@ START_TEST(nothing_stays_in_the_pool)
 }
 END_TEST
 
+// A word at the very beginning of the volume is closed and opened again like any other.
+START_TEST(a_word_at_block_0)
+{
+	for (unsigned i = 0; engines[i] != NULL; i++) {
+		struct disk *d = disk_new(4 * MS_BLK, MS_SHIFT);
+
+		d->engine = engines[i];
+		for (uint64_t blk = 0; blk < d->n_blks; blk++)
+			d->used[blk] = blk >= 90 && (blk % 128 >= 63 || blk / 512 == 10);
+		disk_mount(d, 0);
+		for (unsigned k = 0; k < 16; k++)
+			disk_get_one(d, NULL, 0, 4);
+		disk_disown(d, 5184, 200, 1);
+		alloc_release(d->a, 1);
+		for (unsigned k = 0; k < 32; k++) {
+			disk_get_one(d, NULL, 0, 4);
+			disk_check(d);
+		}
+		disk_free(d);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("check_alloc_pool");
@@ -334,6 +359,7 @@ int main(void)
 	tcase_add_test(together, windows_are_taken_back_when_short);
 	tcase_add_test(together, contig_takes_windows_back);
 	tcase_add_test(together, nothing_stays_in_the_pool);
+	tcase_add_test(together, a_word_at_block_0);
 	suite_add_tcase(suite, together);
 	return alloctest_run("check_alloc_pool", suite);
 }

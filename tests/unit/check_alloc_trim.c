@@ -27,9 +27,11 @@ struct model {
 	struct disk *d;
 	struct alloc_trim walk;
 	uint8_t *state;
-	uint64_t *freed_at, *discarded_at; // of a block
+	uint64_t *freed_at;                // of a block
+	uint64_t *claimed_at;              // of a block: when the step of its last discard's claim began. What is freed later is another claim's
 	uint64_t *dirtied_at;              // of a span: when something in it became free
 	uint64_t now, epoch, rng, n_discards;
+	uint64_t step_at, claim_at, claimed_blk;
 	unsigned n_told;
 	struct runlist runs;               // TAKEN or OWNED
 };
@@ -43,7 +45,7 @@ static void model_init(struct model *m, const struct engine_ops *engine, uint64_
 	disk_mount(m->d, reserve_blk);
 	m->state = calloc(n_blks, 1);
 	m->freed_at = calloc(n_blks, sizeof(uint64_t));
-	m->discarded_at = calloc(n_blks, sizeof(uint64_t));
+	m->claimed_at = calloc(n_blks, sizeof(uint64_t));
 	m->dirtied_at = calloc(n_blks / SPAN_BLK + 1, sizeof(uint64_t));
 	alloc_trim_watch(m->d->a, told, m);
 }
@@ -54,7 +56,7 @@ static void model_free(struct model *m)
 	disk_free(m->d);
 	free(m->state);
 	free(m->freed_at);
-	free(m->discarded_at);
+	free(m->claimed_at);
 	free(m->dirtied_at);
 	runlist_free(&m->runs);
 }
@@ -139,24 +141,39 @@ static void release(struct model *m)
 
 // ---- discards ----
 
-// The rules, and that nobody can get at the blocks now.
+static void note_claim(struct model *m)
+{
+	if (m->walk.claimed_blk != m->claimed_blk)
+		m->claim_at = m->step_at;
+	m->claimed_blk = m->walk.claimed_blk;
+}
+
+// The rules: free, long enough, and freed into since it was last claimed.
+static int note_discard(void *ctx, uint64_t start_blk, uint64_t len_blk)
+{
+	struct model *m = ctx;
+
+	m->n_discards++;
+	ck_assert_uint_ge(len_blk, m->walk.min_blk);
+	ck_assert_uint_le(len_blk, m->walk.max_blk);
+	note_claim(m);
+	for (uint64_t blk = start_blk; blk < start_blk + len_blk; blk++) {
+		ck_assert_msg(m->state[blk] == FREE, "block %" PRIu64 " is discarded in state %d", blk, m->state[blk]);
+		ck_assert_msg(m->walk.all || m->dirtied_at[blk / SPAN_BLK] > m->claimed_at[blk],
+		              "block %" PRIu64 " is discarded twice", blk);
+		m->claimed_at[blk] = m->claim_at;
+	}
+	return 0;
+}
+
+// And nobody can get at the blocks now.
 static int discard(void *ctx, uint64_t start_blk, uint64_t len_blk)
 {
 	struct model *m = ctx;
 	struct alloc *a = m->d->a;
 	uint64_t free_blk = 0, counted = disk_free_blks(m->d);
 
-	m->n_discards++;
-	m->now++;
-	ck_assert_uint_ge(len_blk, m->walk.min_blk);
-	ck_assert_uint_le(len_blk, m->walk.max_blk);
-	for (uint64_t blk = start_blk; blk < start_blk + len_blk; blk++) {
-		ck_assert_msg(m->state[blk] == FREE, "block %" PRIu64 " is discarded in state %d", blk, m->state[blk]);
-		if (!m->walk.all)
-			ck_assert_msg(m->dirtied_at[blk / SPAN_BLK] > m->discarded_at[blk],
-			              "block %" PRIu64 " is discarded twice", blk);
-		m->discarded_at[blk] = m->now;
-	}
+	note_discard(m, start_blk, len_blk);
 	for (uint64_t blk = 0; blk < m->d->n_blks; blk++)
 		free_blk += m->state[blk] == FREE;
 	ck_assert_uint_eq(counted, free_blk); // what is trimmed is free
@@ -177,30 +194,32 @@ static int discard(void *ctx, uint64_t start_blk, uint64_t len_blk)
 	return 0;
 }
 
+static void begin_walk(struct model *m)
+{
+	m->walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
+	m->claimed_blk = 0;
+}
+
+static int step_with(struct model *m, alloc_discard_fn fn, uint64_t *done_blk)
+{
+	int err;
+
+	m->step_at = m->now++;
+	err = alloc_trim(m->d->a, &m->walk, fn, m, done_blk);
+	note_claim(m); // a claim may be made in one step, and discarded in later ones
+	return err;
+}
+
 static uint64_t step(struct model *m)
 {
 	uint64_t done_blk;
 	int err;
 
 	if (m->walk.next_blk == m->walk.end_blk)
-		m->walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
-	err = alloc_trim(m->d->a, &m->walk, discard, m, &done_blk);
+		begin_walk(m);
+	err = step_with(m, discard, &done_blk);
 	ck_assert_msg(err == 0 || err == -EAGAIN, "%d", err);
 	return done_blk;
-}
-
-static int note_discard(void *ctx, uint64_t start_blk, uint64_t len_blk)
-{
-	struct model *m = ctx;
-
-	m->n_discards++;
-	m->now++;
-	for (uint64_t blk = start_blk; blk < start_blk + len_blk; blk++) {
-		ck_assert_uint_eq(m->state[blk], FREE);
-		ck_assert(m->walk.all || m->dirtied_at[blk / SPAN_BLK] > m->discarded_at[blk]);
-		m->discarded_at[blk] = m->now;
-	}
-	return 0;
 }
 
 // From the present place to the end of the volume. How many blocks.
@@ -209,7 +228,7 @@ static uint64_t walk(struct model *m, alloc_discard_fn fn)
 	uint64_t sum = 0, done_blk;
 
 	do {
-		ck_assert_int_eq(alloc_trim(m->d->a, &m->walk, fn, m, &done_blk), 0);
+		ck_assert_int_eq(step_with(m, fn, &done_blk), 0);
 		sum += done_blk;
 	} while (m->walk.next_blk < m->walk.end_blk);
 	return sum;
@@ -217,7 +236,7 @@ static uint64_t walk(struct model *m, alloc_discard_fn fn)
 
 static uint64_t walk_all(struct model *m)
 {
-	m->walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
+	begin_walk(m);
 	return walk(m, note_discard);
 }
 
@@ -265,13 +284,13 @@ START_TEST(random_work)
 	}
 	ck_assert_uint_gt(discarded, MAX_BLK);
 	let_all_go(&m);
-	m.walk.next_blk = m.walk.end_blk = 0;
 	ck_assert_int_eq(alloc_walk_free(m.d->a, nothing, NULL), 0); // all of them loaded
+	walk(&m, note_discard); // the one that is going on
 	walk_all(&m);
-	walk_all(&m); // what was claimed by the interrupted walk is lost, so only the first of these may find anything
-	for (uint64_t blk = 0; blk < N_BLKS; blk++)
-		ck_assert_msg(m.freed_at[blk] < m.discarded_at[blk] || m.freed_at[blk] == 0 || m.state[blk] != FREE,
-		              "block %" PRIu64 " was freed and not discarded", blk);
+	for (uint64_t blk = 0; blk < N_BLKS; blk++) {
+		ck_assert_uint_eq(m.state[blk], FREE);
+		ck_assert_msg(m.freed_at[blk] <= m.claimed_at[blk], "block %" PRIu64 " was freed and not discarded", blk);
+	}
 	ck_assert_uint_eq(walk_all(&m), 0);
 	model_free(&m);
 }
@@ -355,8 +374,8 @@ START_TEST(cold_metaslabs)
 	m.d->load_error = -EIO;
 	let_go(&m, (struct run){ 4 * MS_BLK + 3 * SPAN_BLK, MS_BLK - 3 * SPAN_BLK });
 	release(&m);
-	m.walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
-	ck_assert_int_eq(alloc_trim(m.d->a, &m.walk, note_discard, &m, &done_blk), -EIO);
+	begin_walk(&m);
+	ck_assert_int_eq(step_with(&m, note_discard, &done_blk), -EIO);
 	ck_assert_uint_eq(m.walk.next_blk, 5 * MS_BLK); // behind it
 	m.d->load_error = 0;
 	ck_assert_uint_eq(walk_all(&m), MS_BLK);
@@ -383,20 +402,20 @@ START_TEST(short_of_space)
 		k->len_blk--;
 		release(&m);
 	}
-	m.walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
+	begin_walk(&m);
 	do {
 		at = m.walk.next_blk;
 		done_blk = 0;
-	} while (alloc_trim(m.d->a, &m.walk, note_discard, &m, &done_blk) == 0 && m.walk.next_blk < m.walk.end_blk);
+	} while (step_with(&m, note_discard, &done_blk) == 0 && m.walk.next_blk < m.walk.end_blk);
 	at = m.walk.next_blk;
 	ck_assert_uint_lt(at, m.walk.end_blk);
-	ck_assert_int_eq(alloc_trim(m.d->a, &m.walk, note_discard, &m, &done_blk), -EAGAIN);
+	ck_assert_int_eq(step_with(&m, note_discard, &done_blk), -EAGAIN);
 	ck_assert_uint_eq(m.walk.next_blk, at);
 	ck_assert_uint_eq(m.n_discards, 0);
 	disk_check(m.d);
 	let_go(&m, (struct run){ m.runs.runs[0].start_blk, 1 });
 	release(&m);
-	ck_assert_int_eq(alloc_trim(m.d->a, &m.walk, note_discard, &m, &done_blk), 0);
+	ck_assert_int_eq(step_with(&m, note_discard, &done_blk), 0);
 	ck_assert_uint_eq(done_blk, MIN_BLK);
 	model_free(&m);
 }
@@ -413,15 +432,15 @@ START_TEST(a_failed_discard_loses_nothing)
 	get(&m, 3000);
 	let_all_go(&m);
 	free_blk = disk_free_blks(m.d);
-	m.walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
-	ck_assert_int_eq(alloc_trim(m.d->a, &m.walk, fail_discard, &m, &done_blk), -EIO);
+	begin_walk(&m);
+	ck_assert_int_eq(step_with(&m, fail_discard, &done_blk), -EIO);
 	ck_assert_uint_eq(done_blk, 0);
 	ck_assert_uint_eq(disk_free_blks(m.d), free_blk);
 	disk_check(m.d);
 	get(&m, 2 * MS_BLK);
 	ck_assert_uint_eq(disk_free_blks(m.d), 0);
 	m.walk = (struct alloc_trim){ .end_blk = 5, .min_blk = 0, .max_blk = MAX_BLK };
-	ck_assert_int_eq(alloc_trim(m.d->a, &m.walk, fail_discard, &m, &done_blk), -EINVAL);
+	ck_assert_int_eq(step_with(&m, fail_discard, &done_blk), -EINVAL);
 	model_free(&m);
 }
 END_TEST
@@ -460,7 +479,7 @@ static void *trim_once(void *arg)
 	struct scene *s = arg;
 	uint64_t done_blk;
 
-	s->m.walk = (struct alloc_trim){ .end_blk = UINT64_MAX, .min_blk = MIN_BLK, .max_blk = MAX_BLK };
+	begin_walk(&s->m);
 	do {
 		s->err = alloc_trim(s->m.d->a, &s->m.walk, slow_discard, s, &done_blk);
 	} while (s->err == 0 && done_blk == 0);

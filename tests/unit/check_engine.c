@@ -26,7 +26,7 @@
 #define OPS_PER_ENGINE 100000u
 #define READS 20000u
 #else
-#define OPS_PER_ENGINE 600000u
+#define OPS_PER_ENGINE 400000u
 #define READS 300000u
 #endif
 
@@ -248,6 +248,8 @@ static void step_part(struct world *w)
 
 static void before_change(struct world *w)
 {
+	if (w->ops->in_place)
+		return;
 	if (w->budget == 0) {
 		w->budget = 1 + (uint32_t)rnd(w, 6);
 		EXPECT(w, w->ops->reserve(w->e, w->budget) == 0, "reserve(%u)", w->budget);
@@ -266,6 +268,8 @@ static void take(struct world *w, struct mrun run, uint32_t start, uint32_t len)
 static void give(struct world *w, uint32_t start, uint32_t len)
 {
 	before_change(w);
+	if (w->ops->prefetch != NULL && rnd(w, 2) == 0)
+		w->ops->prefetch(w->e, start, len);
 	EXPECT(w, naive_set(&w->ref, start, len, NAIVE_FREE), "the test gives [%u +%u)", start, len);
 	w->ops->give(w->e, start, len);
 	compare_around(w, start, len);
@@ -357,6 +361,36 @@ static void step_find(struct world *w)
 		EXPECT(w, near(r.len, longest), "find(%u, LARGEST) is [%u +%u) of %u", len, r.start, r.len, longest);
 	}
 	take(w, r, r.start, len);
+}
+
+// Whether a run from start on, of which len blocks are to be had, is what this fit wants.
+static bool suits(struct mrun whole, uint32_t start, uint32_t len, enum engine_fit fit)
+{
+	if (fit == FIT_EXACT)
+		return start == whole.start && len == whole.len;
+	return mrun_end(whole) - start >= len + (fit == FIT_SPARE ? SPARE_BLK : 0);
+}
+
+// find and take in one, with some of the fits.
+static void step_grab(struct world *w)
+{
+	enum engine_fit some = random_fit(w), other = random_fit(w);
+	unsigned fits = 1u << some | 1u << other;
+	uint32_t len = telling_len(w, some), start = 0;
+	struct mrun whole;
+
+	before_change(w);
+	if (!w->ops->grab(w->e, len, fits, &start)) {
+		w->budget = 0;
+		EXPECT(w, (some < FIT_BEST && other < FIT_BEST) || !naive_has_run(&w->ref, len), "grab(%u, %x) is none", len, fits);
+		return;
+	}
+	EXPECT(w, start < w->ref.n_blk, "grab(%u, %x) is at %u", len, fits, start);
+	whole = naive_around(&w->ref, start, NAIVE_FREE);
+	EXPECT(w, whole.len > 0 && (suits(whole, start, len, some) || suits(whole, start, len, other)),
+	       "grab(%u, %x) is at %u of [%u +%u)", len, fits, start, whole.start, whole.len);
+	naive_set(&w->ref, start, len, NAIVE_USED);
+	compare_around(w, start, len);
 }
 
 // Takes a part of a run that one of the other functions names.
@@ -452,6 +486,8 @@ static void step(struct world *w)
 
 	if (kind < 10)
 		step_ask(w);
+	else if (kind < 10 + take_share / 4 && w->ops->grab != NULL)
+		step_grab(w);
 	else if (kind < 10 + take_share / 2)
 		step_find(w);
 	else if (kind < 10 + take_share)
@@ -534,6 +570,66 @@ START_TEST(each_has_a_name_of_its_own)
 }
 END_TEST
 
+// ---- corners ----
+
+// The last block of the largest arena: nothing counts on beyond it.
+START_TEST(the_largest_arena)
+{
+	uint32_t start = (ENGINE_MAX_BLK - 1) & ~4095u, len = ENGINE_MAX_BLK - start;
+	struct engine_config cfg = { .n_blk = ENGINE_MAX_BLK, .part_shift = 12 };
+	uint64_t bits[4096 / 64];
+
+	memset(bits, 0xff, sizeof(bits));
+	bits[len / 64] = ~0ull >> (64 - len % 64);
+	for (unsigned i = 0; i < n_engines(); i++) {
+		const struct engine_ops *ops = engines[i];
+		struct errmsg why = { "" };
+		struct mrun run;
+		struct engine *e;
+
+		ck_assert_int_eq(ops->create(&cfg, &e), 0);
+		ck_assert_int_eq(ops->open(e, start, len, bits), 0);
+		ck_assert_int_eq(ops->reserve(e, 4), 0);
+		run = ops->find(e, len, FIT_BEST);
+		ck_assert(run.start == start && run.len == len);
+		ops->take(e, run, start, len);
+		ck_assert_uint_eq(ops->next_run(e, start).len, 0);
+		ops->give(e, ENGINE_MAX_BLK - 1, 1);
+		ck_assert_uint_eq(ops->next_run(e, start).start, ENGINE_MAX_BLK - 1);
+		ops->give(e, start, len - 1);
+		ck_assert_uint_eq(ops->longest(e).len, len);
+		ck_assert_msg(ops->check(e, &why) == 0, "%s: %s", ops->name, why.text);
+		ops->close(e, start, len);
+		ops->destroy(e);
+	}
+}
+END_TEST
+
+// Runs of every length come and go at one place, and nobody searches: whatever an index remembers of them stays bounded.
+START_TEST(an_index_that_nobody_reads)
+{
+	for (unsigned i = 0; i < n_engines(); i++) {
+		const struct engine_ops *ops = engines[i];
+		struct engine_config cfg = { .n_blk = 4096, .part_shift = 12 };
+		uint64_t bits[4096 / 64] = { 0 };
+		struct errmsg why = { "" };
+		struct engine *e;
+
+		ck_assert_int_eq(ops->create(&cfg, &e), 0);
+		ck_assert_int_eq(ops->open(e, 0, 4096, bits), 0);
+		for (uint32_t k = 0; k < 40 * SPARE_BLK; k++) {
+			ck_assert_int_eq(ops->reserve(e, 2), 0);
+			ops->give(e, 0, 1 + k % SPARE_BLK);
+			ops->take(e, ops->run_at(e, 0), 0, 1 + k % SPARE_BLK);
+			if (k % 1000 == 0)
+				ck_assert_msg(ops->check(e, &why) == 0, "%s: %s", ops->name, why.text);
+		}
+		ck_assert_uint_le(ops->bytes(e), 4 << 20);
+		ops->destroy(e);
+	}
+}
+END_TEST
+
 // ---- what may be asked without the lock ----
 
 #define QUIET_BLK 1000u            // at the start of the arena: a run that nobody touches, and a wall of 64 blocks behind it
@@ -611,6 +707,8 @@ int main(void)
 
 	tcase_set_timeout(all, 120);
 	tcase_add_test(all, each_has_a_name_of_its_own);
+	tcase_add_test(all, the_largest_arena);
+	tcase_add_test(all, an_index_that_nobody_reads);
 	tcase_add_test(all, hints_need_no_lock);
 	tcase_set_timeout(reference, 300);
 	tcase_add_loop_test(reference, agrees_with_the_reference, 0, N_SHAPES);
