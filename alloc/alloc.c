@@ -41,8 +41,8 @@ static int init_metaslabs(struct alloc *a, const struct alloc_config *cfg, uint6
 	return 0;
 }
 
-// Held for some 100 ns: whoever finds it taken does better to look again than to sleep.
-static void init_spinning(pthread_mutex_t *lock)
+// Whoever finds it taken does better to look again than to sleep.
+void alloc_init_lock(pthread_mutex_t *lock)
 {
 	pthread_mutexattr_t attr;
 
@@ -64,7 +64,7 @@ static int init_arenas(struct alloc *a)
 		ar->n_blk = (uint32_t)min_u64(1ull << a->arena_shift, a->n_blks - ar->first_abs);
 		ar->first_ms = i << (a->arena_shift - a->ms_shift);
 		ar->n_ms = ((ar->n_blk - 1) >> a->ms_shift) + 1;
-		init_spinning(&ar->lock);
+		alloc_init_lock(&ar->lock);
 		cfg.n_blk = ar->n_blk;
 		err = a->ops->create(&cfg, &ar->engine);
 		if (err != 0)

@@ -108,6 +108,7 @@ struct arena {
 	// Written under the lock, read without it as hints.
 	_Atomic uint64_t free_blk;       // sum of its metaslabs'
 	_Atomic uint64_t unloaded_blk;   // of these, in metaslabs that are not loaded
+	_Atomic uint32_t user;           // processor that took blocks here last
 	// Below: under the lock.
 	uint32_t n_holds, n_windows;     // n_windows: those of them that are streams'
 	uint32_t n_freeing_runs;         // the engine must be able to take them all
@@ -151,7 +152,8 @@ struct alloc {
 	// escrow.c: FREE blocks minus those that running alloc_gets have reserved: a block leaves this count before it leaves a
 	// free map or the pool and enters it after. So whoever has reserved n blocks will find n.
 	pthread_mutex_t escrow_lock;
-	atomic_int_fast64_t common_blk;   // neither in the reserve's way nor with a processor
+	atomic_int_fast64_t common_blk;   // not with a processor; the reserve is in here
+	atomic_uint moving;               // processors' blocks that are on their way to it
 	int64_t aside_blk;                // being trimmed, counted nowhere else; under escrow_lock
 	uint32_t n_escrows;
 	int64_t escrow_blk;               // what a processor gets at once; 0: the volume is too small for that
@@ -362,6 +364,7 @@ uint64_t arena_next_best(struct alloc *a, uint64_t n);
 
 // ---- alloc.c ----
 
+void alloc_init_lock(pthread_mutex_t *lock); // one that is held for some 100 ns
 void alloc_put_back(struct alloc *a, uint64_t start_abs, uint64_t len); // TAKEN → FREE of a range known to be right
 
 #endif

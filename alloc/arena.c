@@ -311,7 +311,7 @@ int arena_serve_any(struct grab *g, bool sure)
 
 // ---- pieces ----
 
-// The home of the request counts double: others may be busy elsewhere.
+// The home of the request counts eightfold: others may be busy elsewhere.
 static struct arena *arena_with_longest(struct grab *g, uint32_t *longest)
 {
 	struct alloc *a = g->a;
@@ -321,7 +321,7 @@ static struct arena *arena_with_longest(struct grab *g, uint32_t *longest)
 	*longest = 0;
 	for (uint32_t i = 0; i < a->n_arenas; i++) {
 		uint32_t len = a->ops->longest_hint(a->arenas[i].engine);
-		uint64_t worth = &a->arenas[i] == home ? 2 * (uint64_t)len : len;
+		uint64_t worth = &a->arenas[i] == home ? 8 * (uint64_t)len : len;
 
 		*longest = max_u32(*longest, len);
 		if (worth > most) {
@@ -347,7 +347,7 @@ static struct metaslab *emptiest_of_all(const struct alloc *a, uint64_t least)
 	return best;
 }
 
-// The longest runs of an arena down to half of the longest, PIECES_AT_ONCE of them at most, and what is left then in one run if
+// The longest runs of an arena down to an eighth of the longest, PIECES_AT_ONCE of them at most, and what is left then in one run if
 // there is one that fits. With the lock.
 static int take_pieces(struct grab *g, struct arena *ar)
 {
@@ -361,7 +361,7 @@ static int take_pieces(struct grab *g, struct arena *ar)
 		if (err != 0)
 			break;
 		run = ops->longest(ar->engine); // and the hint is right again
-		if (run.len == 0 || run.len < first_len / 2)
+		if (run.len == 0 || run.len < first_len / 8)
 			break;
 		first_len = max_u32(first_len, run.len);
 		err = grab_take(g, ar, run, run.start, (uint32_t)min_u64(run.len, g->left_blk));

@@ -41,7 +41,8 @@ int escrow_init(struct alloc *a, uint64_t free_blk)
 	for (uint32_t i = 0; i < a->n_escrows; i++)
 		atomic_init(&a->escrows[i].blk, 0);
 	atomic_init(&a->common_blk, (int_fast64_t)free_blk);
-	pthread_mutex_init(&a->escrow_lock, NULL);
+	atomic_init(&a->moving, 0);
+	alloc_init_lock(&a->escrow_lock);
 	return 0;
 }
 
@@ -63,10 +64,33 @@ uint64_t escrow_count(struct alloc *a)
 	return (uint64_t)sum;
 }
 
+// Blocks on their way from an escrow to the common count are in neither: whoever sees `moving` has to take the lock.
+static void move_to_common(struct alloc *a, struct escrow *e)
+{
+	atomic_fetch_add(&a->moving, 1);
+	atomic_fetch_add(&a->common_blk, atomic_exchange(&e->blk, 0));
+	atomic_fetch_sub(&a->moving, 1);
+}
+
 static void call_in(struct alloc *a)
 {
 	for (uint32_t i = 0; i < a->n_escrows; i++)
-		atomic_fetch_add(&a->common_blk, atomic_exchange(&a->escrows[i].blk, 0));
+		if (atomic_load(&a->escrows[i].blk) != 0)
+			move_to_common(a, &a->escrows[i]);
+}
+
+// Whether it is plain without the lock that there are no n blocks: a full volume is asked often. An escrow that is filled after it
+// was looked at here was filled by somebody who gave blocks back meanwhile.
+static bool plainly_less(struct alloc *a, uint64_t n, bool use_reserve)
+{
+	int_fast64_t kept = use_reserve ? 0 : (int_fast64_t)a->reserve_blk;
+
+	if (atomic_load(&a->moving) != 0)
+		return false;
+	for (uint32_t i = 0; i < a->n_escrows; i++)
+		if (atomic_load(&a->escrows[i].blk) != 0)
+			return false;
+	return atomic_load(&a->common_blk) - kept < (int_fast64_t)n && atomic_load(&a->moving) == 0;
 }
 
 // Takes n blocks out of the common count if `floor` remain there. Others take and give at the same time.
@@ -114,6 +138,8 @@ int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool
 	*n = want;
 	if (escrow_take_own(a, cpu, want) || take_directly(a, want))
 		return 0;
+	if (!partial && plainly_less(a, want, use_reserve))
+		return -ENOSPC;
 	pthread_mutex_lock(&a->escrow_lock);
 	err = take_common(a, &a->escrows[cpu % a->n_escrows], want, partial, use_reserve, n);
 	pthread_mutex_unlock(&a->escrow_lock);
@@ -133,7 +159,7 @@ void escrow_give(struct alloc *a, unsigned cpu, uint64_t n)
 	if (have <= 2 * a->escrow_blk)
 		return;
 	pthread_mutex_lock(&a->escrow_lock);
-	atomic_fetch_add(&a->common_blk, atomic_exchange(&own->blk, 0));
+	move_to_common(a, own);
 	pthread_mutex_unlock(&a->escrow_lock);
 }
 
