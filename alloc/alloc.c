@@ -384,8 +384,9 @@ void alloc_shrink(struct alloc *a, uint64_t limit_bytes)
 
 	if (memory_bytes(a) <= limit_bytes)
 		return;
-	pool_reclaim_all(a);
 	for (unsigned round = 0; round < 2; round++) {
+		if (round == 1 && memory_bytes(a) > target_bytes)
+			pool_reclaim_all(a); // a metaslab with a window or a word in it cannot be dropped
 		for (uint32_t i = 0; i < a->n_ms && memory_bytes(a) > target_bytes; i++) {
 			struct metaslab *ms = &a->ms[i];
 			struct arena *ar = arena_of_ms(a, ms);
