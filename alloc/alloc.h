@@ -22,9 +22,9 @@
 //
 // Tiers: see doc/ALLOCATOR.md. Streams (below) are the per-file part of the pool.
 //
-// Locks: internally locked; any thread. Order: source->enter() (the store's lock) → an arena's lock. alloc_get() and
-// alloc_trim() may load, so they must NOT be called with the store's lock held; all other functions may be called either way. Blocks out of a stream's
-// window or a word of the pool are had without any lock.
+// Locks: internally locked; any thread. Order: source->enter() (the store's lock) → an arena's lock. alloc_get(),
+// alloc_trim() and alloc_walk_free() may load, so they must NOT be called with the store's lock held; all other functions
+// may be called either way. Blocks out of a stream's window or a word of the pool are had without any lock.
 //
 // Invariants (checked by alloc_check):
 // A1  Each block of a loaded metaslab is exactly one of FREE, TAKEN, OWNED, FREEING; the free map says FREE for the first only.
@@ -141,7 +141,7 @@ struct alloc_stats {
 void alloc_get_stats(struct alloc *a, struct alloc_stats *out);
 void alloc_get_free(struct alloc *a, uint64_t *free_blk, uint64_t *freeing_blk); // these two alone, at next to no cost
 
-// Largest free run of a metaslab: exact if loaded, otherwise 0. A hint for the metaslab's row.
+// Largest free run of a metaslab: exact if loaded, otherwise 0. Looks at all of its runs: for tests and tools.
 uint64_t alloc_largest_run(struct alloc *a, uint32_t ms);
 
 // Calls fn for each free run, by address; loads what is not loaded. Windows and pools are given back first. A non-zero result of fn ends it

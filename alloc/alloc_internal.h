@@ -108,7 +108,6 @@ struct arena {
 	// Written under the lock, read without it as hints.
 	_Atomic uint64_t free_blk;       // sum of its metaslabs'
 	_Atomic uint64_t unloaded_blk;   // of these, in metaslabs that are not loaded
-	_Atomic uint32_t user;           // processor that took blocks here last
 	// Below: under the lock.
 	uint32_t n_holds, n_windows;     // n_windows: those of them that are streams'
 	uint32_t n_freeing_runs;         // the engine must be able to take them all
@@ -181,23 +180,25 @@ static inline struct metaslab *ms_in(const struct alloc *a, const struct arena *
 int escrow_init(struct alloc *a, uint64_t free_blk) ATTR_MUST_USE; // -ENOMEM
 void escrow_destroy(struct alloc *a);
 uint64_t escrow_count(struct alloc *a);
-// Takes n blocks out of the count: n = want, or what there is with `partial`. -ENOSPC.
-int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n) ATTR_MUST_USE;
 void escrow_give(struct alloc *a, unsigned cpu, uint64_t n);
 // Takes up to `want` blocks away that go on being counted: an eighth of what is above the reserve at most; 0 if that is less than `least`.
 uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least);
 void escrow_bring_back(struct alloc *a, uint64_t n);
 
-// The same out of the processor's own escrow: false if that has less.
-static inline bool escrow_take_own(struct alloc *a, unsigned cpu, uint64_t n)
+// What escrow_take does when the processor's own escrow has too little.
+int escrow_take_more(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n) ATTR_MUST_USE;
+
+// Takes n blocks out of the count: n = want, or what there is with `partial`. -ENOSPC.
+ATTR_MUST_USE static inline int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
 {
 	struct escrow *own = &a->escrows[cpu % a->n_escrows];
 	int_fast64_t have = atomic_load_explicit(&own->blk, memory_order_relaxed);
 
-	while (have >= (int_fast64_t)n)
-		if (atomic_compare_exchange_weak(&own->blk, &have, have - (int_fast64_t)n))
-			return true;
-	return false;
+	*n = want;
+	while (have >= (int_fast64_t)want)
+		if (atomic_compare_exchange_weak(&own->blk, &have, have - (int_fast64_t)want))
+			return 0;
+	return escrow_take_more(a, cpu, want, partial, use_reserve, n);
 }
 
 unsigned current_cpu(void);
@@ -273,9 +274,8 @@ static inline struct run hold_peek(struct alloc_hold *h)
 
 // Takes len blocks from the front, which is at goal_abs unless that is 0. False: it has not got them. No lock.
 bool hold_take(struct alloc_hold *h, uint64_t goal_abs, uint64_t len, uint64_t *start_abs);
-// Sets up to `len` blocks of the free run apart, from `start` on to the end of the cell. The hold is not opened.
+// Sets up to `len` blocks of the free run apart, from `start` on to the end of the cell. h->is_window is set; the hold is not opened.
 void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len);
-void hold_open_window(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len);
 // Gives its rest back. hold_close takes the lock itself; both do nothing if it is not opened.
 void hold_close(struct alloc *a, struct alloc_hold *h);
 void hold_close_locked(struct alloc *a, struct arena *ar, struct alloc_hold *h);

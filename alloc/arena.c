@@ -51,7 +51,8 @@ void grab_open_window(struct grab *g, struct arena *ar)
 	run = g->a->ops->run_at(ar->engine, at);
 	if (run.len == 0 || run.start != at || ms_reserve(ar) != 0)
 		return; // no window is no error
-	hold_open_window(g->a, ar, &g->s->window, run, at, min_u32(g->wish_blk, run.len));
+	g->s->window.is_window = true;
+	hold_open(g->a, ar, &g->s->window, run, at, min_u32(g->wish_blk, run.len));
 	g->s->window_blk = min_u32(2 * g->wish_blk, ALLOC_WINDOW_MAX_BLK);
 }
 
@@ -106,16 +107,27 @@ static int serve_locked(struct grab *g, struct arena *ar, unsigned fits)
 	return err;
 }
 
-static int serve(struct grab *g, struct arena *ar, unsigned fits)
+// Takes the arena's lock, after loading one of its metaslabs if ms is not NULL. Without the lock on error.
+static int lock_arena(struct alloc *a, struct arena *ar, struct metaslab *ms)
 {
 	int err;
 
-	if (g->left_blk > ar->n_blk)
-		return 0;
+	if (ms != NULL)
+		return ms_lock_loaded(a, ms);
 	pthread_mutex_lock(&ar->lock);
 	err = ms_reserve(ar);
-	if (err == 0)
-		err = serve_locked(g, ar, fits);
+	if (err != 0)
+		pthread_mutex_unlock(&ar->lock);
+	return err;
+}
+
+static int serve(struct grab *g, struct arena *ar, struct metaslab *ms, unsigned fits)
+{
+	int err = g->left_blk <= ar->n_blk ? lock_arena(g->a, ar, ms) : 0;
+
+	if (err != 0 || g->left_blk > ar->n_blk)
+		return err;
+	err = serve_locked(g, ar, fits);
 	pthread_mutex_unlock(&ar->lock);
 	return err;
 }
@@ -124,23 +136,18 @@ static int serve(struct grab *g, struct arena *ar, unsigned fits)
 static int serve_room(struct grab *g, struct arena *ar, uint32_t len, enum engine_fit fit)
 {
 	struct mrun run;
-	int err = 0;
+	int err;
 
 	if (len > ar->n_blk || !arena_may_have(g->a, ar, len, 1u << fit))
 		return 0;
-	pthread_mutex_lock(&ar->lock);
-	if (!is_roomy(ar, len))
-		goto out;
-	err = ms_reserve(ar);
+	err = lock_arena(g->a, ar, NULL);
 	if (err != 0)
-		goto out;
-	run = g->a->ops->find(ar->engine, len, fit);
-	if (run.len == 0)
-		goto out;
-	err = grab_take(g, ar, run, run.start, (uint32_t)g->left_blk);
-	if (err == 0)
+		return err;
+	run = is_roomy(ar, len) ? g->a->ops->find(ar->engine, len, fit) : (struct mrun){ 0, 0 };
+	if (run.len > 0)
+		err = grab_take(g, ar, run, run.start, (uint32_t)g->left_blk);
+	if (run.len > 0 && err == 0)
 		grab_open_window(g, ar);
-out:
 	pthread_mutex_unlock(&ar->lock);
 	return err;
 }
@@ -171,13 +178,8 @@ static int serve_loading(struct grab *g, struct arena *ar, unsigned fits, uint64
 	struct metaslab *ms;
 	int err = 0;
 
-	while (err == 0 && g->left_blk > 0 && (ms = emptiest_unloaded(g->a, ar, least)) != NULL) {
-		err = ms_lock_loaded(g->a, ms);
-		if (err == 0) {
-			err = serve_locked(g, ar, fits);
-			pthread_mutex_unlock(&ar->lock);
-		}
-	}
+	while (err == 0 && g->left_blk > 0 && (ms = emptiest_unloaded(g->a, ar, least)) != NULL)
+		err = serve(g, ar, ms, fits);
 	return err;
 }
 
@@ -190,22 +192,16 @@ static int open_word(struct alloc *a, struct arena *ar, struct word *word)
 	struct mrun run;
 	int err;
 
-	for (;;) {
-		if (ms == NULL)
-			pthread_mutex_lock(&ar->lock);
-		err = ms == NULL ? ms_reserve(ar) : ms_lock_loaded(a, ms);
-		if (err != 0) {
-			if (ms == NULL)
-				pthread_mutex_unlock(&ar->lock);
+	do {
+		err = lock_arena(a, ar, ms);
+		if (err != 0)
 			return err;
-		}
 		run = a->ops->find(ar->engine, WORD_BLK, fit);
 		if (run.len > 0)
 			pool_word_open(a, ar, word, run);
 		pthread_mutex_unlock(&ar->lock);
-		if (run.len > 0 || (ms = emptiest_unloaded(a, ar, LARGE_BLK)) == NULL)
-			return 0;
-	}
+	} while (run.len == 0 && (ms = emptiest_unloaded(a, ar, LARGE_BLK)) != NULL);
+	return 0;
 }
 
 // A small request out of its origin's word. Does nothing when there is none to be had.
@@ -234,7 +230,7 @@ static int serve_word(struct grab *g, struct arena *home)
 // A quarter of an unloaded metaslab's free space in one piece is a fair guess.
 static int serve_home(struct grab *g, struct arena *home, unsigned fits)
 {
-	int err = serve(g, home, fits);
+	int err = serve(g, home, NULL, fits);
 
 	if (err == 0 && g->left_blk > 0)
 		err = serve_loading(g, home, fits, 4 * g->left_blk);
@@ -275,7 +271,7 @@ int arena_serve(struct grab *g)
 		struct arena *other = &a->arenas[(first + i) % a->n_arenas];
 
 		if (may_serve(g, other, fits))
-			err = serve(g, other, fits);
+			err = serve(g, other, NULL, fits);
 		if (g->left_blk == 0) // the next one has more luck there, too
 			atomic_store_explicit(arena_rotor(a, g->origin), (first + i) % a->n_arenas, memory_order_relaxed);
 	}
@@ -302,7 +298,7 @@ int arena_serve_any(struct grab *g, bool sure)
 		struct arena *ar = &a->arenas[(first + i) % a->n_arenas];
 
 		if (sure || may_serve(g, ar, fits))
-			err = serve(g, ar, fits);
+			err = serve(g, ar, NULL, fits);
 	}
 	for (uint32_t i = 0; i < a->n_arenas && err == 0 && g->left_blk > 0; i++)
 		err = serve_loading(g, &a->arenas[(first + i) % a->n_arenas], fits, g->left_blk);
@@ -381,19 +377,14 @@ int arena_serve_pieces(struct grab *g)
 	struct metaslab *ms = emptiest_of_all(a, (uint64_t)longest * 16 + 1); // a sixteenth of it in one piece is a cautious guess
 	int err;
 
-	if (ms != NULL) {
+	if (ms != NULL)
 		ar = arena_of_ms(a, ms);
-		err = ms_lock_loaded(a, ms);
-		if (err != 0)
-			return err;
-	} else {
-		if (ar == NULL)
-			return 0;
-		pthread_mutex_lock(&ar->lock);
-		err = ms_reserve(ar);
-	}
-	if (err == 0)
-		err = take_pieces(g, ar);
+	if (ar == NULL)
+		return 0;
+	err = lock_arena(a, ar, ms);
+	if (err != 0)
+		return err;
+	err = take_pieces(g, ar);
 	pthread_mutex_unlock(&ar->lock);
 	return err;
 }

@@ -71,7 +71,7 @@ struct engine_ops {
 	void (*take)(struct engine *e, struct mrun run, uint32_t start, uint32_t len);
 
 	// find and take in one: tries the fits of the mask in their order, takes len blocks from the front of the run. False: none fits.
-	// NULL: the caller does it by find and take.
+	// NULL: the caller does it by find and take. Only engines that are in_place have it: nobody has called reserve.
 	bool (*grab)(struct engine *e, uint32_t len, unsigned fits, uint32_t *start);
 
 	// Somebody is about to look at this range or to give it. Without the lock. May be NULL.

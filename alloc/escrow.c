@@ -131,12 +131,11 @@ static bool take_directly(struct alloc *a, uint64_t want)
 	       sub_common(a, (int_fast64_t)want, (int_fast64_t)a->reserve_blk);
 }
 
-int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
+int escrow_take_more(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
 {
 	int err;
 
-	*n = want;
-	if (escrow_take_own(a, cpu, want) || take_directly(a, want))
+	if (take_directly(a, want))
 		return 0;
 	if (!partial && plainly_less(a, want, use_reserve))
 		return -ENOSPC;

@@ -208,12 +208,9 @@ static uint32_t hash_origin(uint32_t locality, unsigned cpu)
 }
 
 // With the lock. Not where a stream's window could be in the way of a large request.
-static bool grab_in(struct alloc *a, struct arena *ar, unsigned cpu, uint64_t want, unsigned fits, uint64_t *start_abs)
+static bool grab_in(struct alloc *a, struct arena *ar, uint64_t want, unsigned fits, uint64_t *start_abs)
 {
 	uint32_t start;
-
-	if (atomic_load_explicit(&ar->user, memory_order_relaxed) != cpu)
-		atomic_store_explicit(&ar->user, cpu, memory_order_relaxed);
 
 	if ((want >= LARGE_BLK && ar->n_windows > 0) || !a->ops->grab(ar->engine, (uint32_t)want, fits, &start))
 		return false;
@@ -222,23 +219,17 @@ static bool grab_in(struct alloc *a, struct arena *ar, unsigned cpu, uint64_t wa
 	return true;
 }
 
-// Whether no other processor works there. Who has only stopped using it is found out by going there now and then all the same.
-static bool is_unused(const struct arena *ar, unsigned cpu, uint64_t want)
-{
-	return atomic_load_explicit(&ar->user, memory_order_relaxed) == cpu || want % 16 == 0;
-}
-
-// A good fit in another arena, unless somebody else uses it: a worse one at home costs less than sharing its lock and its lines.
-static bool grab_elsewhere(struct alloc *a, uint32_t home, unsigned cpu, uint32_t origin, uint64_t want, uint64_t *start_abs)
+// A good fit in another arena, unless somebody is busy there: a worse one at home costs less than waiting.
+static bool grab_elsewhere(struct alloc *a, uint32_t home, uint32_t origin, uint64_t want, uint64_t *start_abs)
 {
 	bool done = false;
 
 	for (uint32_t i = 1; i < a->n_arenas && !done; i++) {
 		struct arena *ar = &a->arenas[(home + i) % a->n_arenas];
 
-		if (!arena_may_have(a, ar, want, FITS_GOOD) || !is_unused(ar, cpu, want) || pthread_mutex_trylock(&ar->lock) != 0)
+		if (!arena_may_have(a, ar, want, FITS_GOOD) || pthread_mutex_trylock(&ar->lock) != 0)
 			continue;
-		done = grab_in(a, ar, cpu, want, FITS_GOOD, start_abs);
+		done = grab_in(a, ar, want, FITS_GOOD, start_abs);
 		pthread_mutex_unlock(&ar->lock);
 		if (done) // the next one has more luck there, too
 			atomic_store_explicit(arena_rotor(a, origin), (home + i) % a->n_arenas, memory_order_relaxed);
@@ -266,16 +257,16 @@ static int get_quickly(struct alloc *a, unsigned cpu, uint32_t origin, const str
 	if (want - 1 >= EXTENT_MAX_BLK || a->ops->grab == NULL || (want <= SMALL_MAX_BLK && is_plenty(ar)) ||
 	    out->n == out->cap || (req->flags & ALLOC_PARTIAL))
 		return -EAGAIN;
-	if (!escrow_take_own(a, cpu, want) && escrow_take(a, cpu, want, false, req->flags & ALLOC_USE_RESERVE, &got) != 0)
+	if (escrow_take(a, cpu, want, false, req->flags & ALLOC_USE_RESERVE, &got) != 0)
 		return -ENOSPC;
 	pthread_mutex_lock(&ar->lock);
-	done = grab_in(a, ar, cpu, want, FITS_GOOD, &start_abs);
+	done = grab_in(a, ar, want, FITS_GOOD, &start_abs);
 	pthread_mutex_unlock(&ar->lock);
 	if (!done && all_loaded(a)) {
-		done = grab_elsewhere(a, home, cpu, origin, want, &start_abs);
+		done = grab_elsewhere(a, home, origin, want, &start_abs);
 		if (!done && arena_may_have(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want))) {
 			pthread_mutex_lock(&ar->lock);
-			done = grab_in(a, ar, cpu, want, last_fit(req->flags & ALLOC_CONTIG, want), &start_abs);
+			done = grab_in(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want), &start_abs);
 			pthread_mutex_unlock(&ar->lock);
 		}
 	}
@@ -322,7 +313,6 @@ static int get_once(struct alloc *a, struct alloc_stream *s, const struct alloc_
 {
 	unsigned cpu = current_cpu();
 	uint32_t origin = hash_origin(req->locality, cpu);
-
 	int err = s == NULL && req->goal_blk == 0 ? get_quickly(a, cpu, origin, req, out) : -EAGAIN;
 
 	if (err != -EAGAIN)

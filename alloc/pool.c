@@ -52,14 +52,8 @@ void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct m
 		h->next->prev = h;
 	*cell = h;
 	ar->n_holds++;
+	ar->n_windows += h->is_window;
 	atomic_store_explicit(&h->run, hold_pack(h->home_blk, len), memory_order_release);
-}
-
-void hold_open_window(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct mrun run, uint32_t start, uint32_t len)
-{
-	hold_open(a, ar, h, run, start, len);
-	h->is_window = true;
-	ar->n_windows++;
 }
 
 static void take_back(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct alloc_hold **cell)
@@ -77,7 +71,7 @@ static void take_back(struct alloc *a, struct arena *ar, struct alloc_hold *h, s
 	h->prev = h->next = NULL;
 	ar->n_holds--;
 	ar->n_windows -= h->is_window;
-	h->linked = h->is_window = false;
+	h->linked = false;
 }
 
 void hold_close_locked(struct alloc *a, struct arena *ar, struct alloc_hold *h)

@@ -155,10 +155,11 @@ static int set_ms_row(struct freemap *fm, uint32_t ms, const struct ms_row *row)
 	return stmt_write(st, stmt, "write metaslab", NULL);
 }
 
-static int insert_log_row(struct freemap *fm, uint32_t ms, uint64_t seq, const struct spacemap_buf *buf)
+// A new row (STMT_SPACEMAP_INSERT), or other contents of one that there is (STMT_SPACEMAP_REWRITE).
+static int write_row(struct freemap *fm, enum stmt_id which, uint32_t ms, uint64_t seq, const struct spacemap_buf *buf)
 {
 	struct store *st = fm->vol->store;
-	sqlite3_stmt *stmt = store_stmt(st, STMT_SPACEMAP_INSERT);
+	sqlite3_stmt *stmt = store_stmt(st, which);
 	int err;
 
 	sqlite3_bind_int64(stmt, 1, ms);
@@ -248,20 +249,6 @@ static int get_last_row(struct freemap *fm, uint32_t ms, size_t max_len, struct 
 	return rc;
 }
 
-static int rewrite_row(struct freemap *fm, uint32_t ms, int64_t seq, const struct spacemap_buf *buf)
-{
-	struct store *st = fm->vol->store;
-	sqlite3_stmt *stmt = store_stmt(st, STMT_SPACEMAP_REWRITE);
-	int err;
-
-	sqlite3_bind_int64(stmt, 1, ms);
-	sqlite3_bind_int64(stmt, 2, seq);
-	sqlite3_bind_blob(stmt, 3, buf->data, (int)buf->len, SQLITE_STATIC);
-	err = stmt_write(st, stmt, "write space map", NULL);
-	sqlite3_bind_null(stmt, 3);
-	return err;
-}
-
 // P5: a short delta goes to the end of a short last row, which costs no more than a row of its own: both dirty one page. Its first entry
 // counts from another place there, and so may have another length. Adds to *log_bytes.
 static int append(struct freemap *fm, const struct ms_delta *d, uint64_t seq, uint64_t *log_bytes)
@@ -274,12 +261,12 @@ static int append(struct freemap *fm, const struct ms_delta *d, uint64_t seq, ui
 	if (d->buf.len < SPACEMAP_ROW_BYTES)
 		rc = get_last_row(fm, d->ms, SPACEMAP_ROW_BYTES - d->buf.len, &row, &old_len, &last_seq);
 	if (rc == 0) {
-		rc = insert_log_row(fm, d->ms, seq, &d->buf);
+		rc = write_row(fm, STMT_SPACEMAP_INSERT, d->ms, seq, &d->buf);
 		*log_bytes += d->buf.len;
 	} else if (rc == 1) {
 		rc = spacemap_append(&row, d->buf.data, d->buf.len, freemap_ms_blks(fm->vol, d->ms));
 		if (rc == 0)
-			rc = rewrite_row(fm, d->ms, last_seq, &row);
+			rc = write_row(fm, STMT_SPACEMAP_REWRITE, d->ms, (uint64_t)last_seq, &row);
 		*log_bytes += row.len - old_len;
 	}
 	spacemap_buf_free(&row);
@@ -296,7 +283,7 @@ static int replace_rows(struct freemap *fm, uint32_t ms, uint64_t seq, const str
 	sqlite3_bind_int64(stmt, 1, ms);
 	err = stmt_write(st, stmt, "condense space map", NULL);
 	if (err == 0 && condensed->len > 0)
-		err = insert_log_row(fm, ms, seq, condensed);
+		err = write_row(fm, STMT_SPACEMAP_INSERT, ms, seq, condensed);
 	return err;
 }
 

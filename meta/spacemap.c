@@ -101,18 +101,14 @@ int spacemap_decode(const void *blob, size_t len, uint64_t ms_blks, spacemap_ent
 	return err;
 }
 
+static int put_entry(void *ctx, uint64_t rel_start, uint64_t len_blk, bool used)
+{
+	return spacemap_put(ctx, rel_start, len_blk, used);
+}
+
 int spacemap_append(struct spacemap_buf *buf, const void *blob, size_t len, uint64_t ms_blks)
 {
-	struct reader r = reader_of(blob, len, ms_blks);
-	struct entry e;
-	int err = 0;
-
-	while (err == 0 && r.p < r.end) {
-		err = read_entry(&r, &e);
-		if (err == 0)
-			err = spacemap_put(buf, e.start, e.len, e.used);
-	}
-	return err;
+	return spacemap_decode(blob, len, ms_blks, put_entry, buf);
 }
 
 // A used run costs gap(g) + length(l) bytes, where gap(g) = bytes of the varint 4g + 1 and length(l) = bytes of the varint l - 1, so

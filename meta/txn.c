@@ -25,9 +25,7 @@
 #include "util/blk.h"
 #include "util/log.h"
 
-// Memory of the allocator beyond which cold metaslabs are dropped: enough for a TiB in any state.
-#define ALLOC_BYTES_MAX (64u << 20)
-#define SHRINK_EVERY 64u // transactions: dropping takes the streams' windows, too
+#define SHRINK_EVERY 64u // transactions between looks at the allocator's memory: dropping metaslabs may take the streams' windows, too
 
 // What a transaction may hold, in pages of the database that it may dirty (see txn_pages_max): a handle counts for a few, large values
 // by their size. At half of it (unless it is tight) the thread commits, at all of it the next handle does.
@@ -299,7 +297,7 @@ static int flush_txn(struct volume *vol, struct closing *c)
 	if (vol->alloc != NULL) {
 		alloc_release(vol->alloc, c->id);
 		if (c->id % SHRINK_EVERY == 0)
-			alloc_shrink(vol->alloc, ALLOC_BYTES_MAX);
+			alloc_shrink(vol->alloc, vol->alloc_bytes_max);
 	}
 	pthread_mutex_lock(&vol->txn->lock);
 	vol->txn->durable_id = c->id;

@@ -16,6 +16,7 @@
 #include "util/blk.h"
 #include "util/log.h"
 
+#define ALLOC_BYTES_MAX (64u << 20)
 #define COMMIT_INTERVAL_MS 5000
 #define CACHE_BYTES (32u << 20)
 #define FORMAT_CACHE_BYTES (1u << 20)
@@ -144,6 +145,7 @@ static int open_allocator(struct volume *vol, const struct volume_opts *opts, co
 	};
 	int err = alloc_create(&cfg, &vol->alloc);
 
+	vol->alloc_bytes_max = opts->alloc_bytes_max != 0 ? opts->alloc_bytes_max : ALLOC_BYTES_MAX;
 	if (err == 0)
 		vol->files.alloc = vol->alloc;
 	return err;

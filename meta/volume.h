@@ -25,6 +25,7 @@ struct volume {
 	struct dbvfs *vfs;
 	struct store *store;
 	struct alloc *alloc;   // NULL if opened with VOLUME_NO_ALLOC
+	size_t alloc_bytes_max; // see volume_opts
 	struct txn_mgr *txn;   // NULL if read-only
 	bool read_only;
 	bool recovered;        // the WAL held committed transactions at open
@@ -50,6 +51,7 @@ struct volume_opts {
 	unsigned flags;
 	unsigned commit_interval_ms; // 0 = 5000
 	size_t cache_bytes;          // SQLite's page cache; 0 = 32 MiB
+	size_t alloc_bytes_max;      // memory of the allocator beyond which cold metaslabs are dropped; 0 = 64 MiB, enough for a TiB in any state
 	const struct engine_ops *engine; // of the allocator, see alloc/engine.h; NULL = the default one. Nothing of it is on the device
 };
 

@@ -48,6 +48,48 @@ static bool has(struct volume *vol, uint64_t ino)
 	return a == 0;
 }
 
+// Commits n transactions one by one, after somebody has used a metaslab. Whether one is still loaded then.
+static bool stays_loaded(struct volume *vol, uint64_t first_ino, unsigned n)
+{
+	struct alloc_req req = { .want_blk = 1 };
+	struct runlist out = { 0 };
+	struct alloc_stats stats;
+
+	ck_assert_int_eq(alloc_get(vol->alloc, NULL, &req, &out), 0);
+	ck_assert_int_eq(alloc_put(vol->alloc, out.runs[0].start_blk, 1), 0);
+	runlist_free(&out);
+	alloc_get_stats(vol->alloc, &stats);
+	ck_assert_uint_ge(stats.n_loaded, 1);
+	for (unsigned i = 0; i < n; i++)
+		ck_assert_int_eq(txn_wait_durable(vol, put(vol, first_ino + i, i)), 0);
+	alloc_get_stats(vol->alloc, &stats);
+	return stats.n_loaded > 0;
+}
+
+// Memory beyond the limit goes back now and then, and the metaslabs come again when they are needed.
+START_TEST(cold_metaslabs_are_dropped)
+{
+	struct volume_opts opts = { .commit_interval_ms = 3600000, .alloc_bytes_max = 1 };
+	struct bdev *dev = vt_format(32 * MIB);
+	struct errmsg why = { "" };
+	struct volume *vol;
+
+	ck_assert_int_eq(volume_open(dev, &opts, &vol, &why), 0);
+	ck_assert_uint_lt(txn_open_id(vol), 64); // the 64th shall be the last of these
+	ck_assert(!stays_loaded(vol, 10, 64 - (unsigned)txn_open_id(vol) + 1));
+	ck_assert(stays_loaded(vol, 100, 1)); // not at each commit
+	ck_assert_msg(alloc_check(vol->alloc, &why) == 0, "%s", why.text);
+	ck_assert_int_eq(volume_close(vol), 0);
+	bdev_close(dev);
+
+	dev = vt_format(32 * MIB);
+	vol = vt_open(dev);
+	ck_assert(stays_loaded(vol, 10, 64)); // far below the usual limit
+	ck_assert_int_eq(volume_close(vol), 0);
+	bdev_close(dev);
+}
+END_TEST
+
 START_TEST(durable_means_durable)
 {
 	struct bdev *dev = vt_format(32 * MIB), *crashed;
@@ -114,7 +156,7 @@ static void *commit_often(void *arg)
 		uint64_t id = put(w->vol, 100 + w->index * 1000 + i, i);
 
 		if (txn_wait_durable(w->vol, id) != 0 || txn_durable_id(w->vol) < id)
-			return "not durable";
+			return (void *)(uintptr_t)"not durable";
 	}
 	return NULL;
 }
@@ -483,6 +525,7 @@ int main(void)
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, durable_means_durable);
+	tcase_add_test(tc, cold_metaslabs_are_dropped);
 	tcase_add_test(tc, flushes_per_commit);
 	tcase_add_test(tc, fsyncs_share_commits);
 	tcase_add_test(tc, every_crash_is_a_prefix);
