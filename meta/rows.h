@@ -25,6 +25,7 @@
 
 enum inode_flags {
 	INODE_INLINE = 1 << 0, // the data (file) or target (symlink) is in table inline; it has no extents
+	INODE_NODATACOW = 1 << 1, // file: blocks have no checksums and are overwritten in place; directory: new files in it are such
 };
 
 struct inode_row {

@@ -25,6 +25,12 @@ const char schema_sql[] =
 
 	"CREATE TABLE orphan(ino INTEGER PRIMARY KEY);"
 
+	// Checksums of file data, those of a chunk of blocks in a row.
+	"CREATE TABLE csum(chunk INTEGER PRIMARY KEY, crc BLOB NOT NULL);"
+
+	// Blocks that are still to be written to their places.
+	"CREATE TABLE deferred(phys INTEGER PRIMARY KEY, data BLOB NOT NULL);"
+
 	// A metaslab without a row is all free.
 	"CREATE TABLE metaslab(ms INTEGER PRIMARY KEY, free_blk INTEGER NOT NULL, largest_blk INTEGER NOT NULL,"
 	" log_bytes INTEGER NOT NULL, base_bytes INTEGER NOT NULL);"

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// Deferred writes: blocks whose content travels in the transaction itself, as rows of table deferred, and reaches its place on the
+// device later. So a small overwrite of live blocks is atomic without moving them, and what little a transaction writes needs no flush of its own.
+// (The idea is BlueStore's; so is the name.)
+//
+//                     close (row)        durable             copied              a flush since
+//   put ---> OPEN(n) -----------> CLOSED(n) ---> deferred_copy() ---> COPIED -----------------> SETTLED --- close (row deleted) ---> gone
+//   note --> OPEN(n), on the device already ---> CLOSED(n) ------------ n's own flush -----------^
+//
+//   put on a block in any state: OPEN(n) again; its row is replaced at the close.   cancel in any state: gone, and its row.
+//
+// DW1  A block is written in place only when the transaction that has its row is durable.
+// DW2  A row is deleted by a transaction m only if the block was written in place before a flush that m's log comes after, or if m frees
+//     the block. So whatever subset of writes a crash leaves, the row is there as long as the block may be torn.
+// DW3  Readers get the content from here until the write in place has returned.
+// DW4  At most one entry for each block, and only for blocks of written extents that have checksums.
+//
+// Recovery: the rows that a mount finds are written in place, flushed, and deleted by its first transaction. Doing it again does no harm. A
+// volume that is opened read-only, or by fsck, is not recovered: it looks the rows up ("passive").
+//
+// Who copies: the committer, between the durability of one transaction and the closing of the next. Blocks that are freed
+// meanwhile become allocatable only at the next one's end, so a copy never hits a block that belongs to somebody else by then.
+//
+// Lock: the store's, except deferred_copy(), which takes it. Units: blocks; data is BLK_SIZE bytes each.
+#ifndef HYBRIDFS_META_DEFERRED_H
+#define HYBRIDFS_META_DEFERRED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/attr.h"
+#include "util/blk.h"
+
+#define DEFERRED_WRITE_MAX_BLK 16u  // 64 KiB: a larger overwrite is cheaper in new blocks
+#define DEFERRED_NOTE_MAX_BLK 16u   // new data of one transaction that goes without a flush of its own
+#define DEFERRED_TXN_MAX_BLK 2048u  // 8 MiB: when a transaction holds as much it is closed
+
+struct volume;
+struct deferred;
+struct deferred_blk; // an entry with a buffer
+
+int deferred_create(struct volume *vol, bool passive, struct deferred **out) ATTR_MUST_USE;
+void deferred_destroy(struct deferred *d); // NULL is allowed
+
+// Recovers: see above. Nothing to do if passive. -EUCLEAN if a row is not a block of data.
+int deferred_recover(struct volume *vol) ATTR_MUST_USE;
+
+// Entries for `n` blocks, got before the store is locked, since nothing may fail inside. Unused ones are given back the same way.
+int deferred_reserve(unsigned n, struct deferred_blk **list) ATTR_MUST_USE;
+void deferred_unreserve(struct deferred_blk *list);
+void *deferred_buf(struct deferred_blk *first); // BLK_SIZE bytes of the list's first entry, to be filled before put or note
+
+// The open transaction overwrites a block with the first entry's buffer: takes the entry off the list.
+void deferred_put(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk);
+
+// The open transaction has new blocks, whose data has been written to the device already. True: fewer than DEFERRED_NOTE_MAX_BLK
+// altogether so far, `n` entries may be noted. False: the transaction flushes its data before its log; nothing needs to be noted.
+bool deferred_may_note(struct volume *vol, unsigned n);
+void deferred_note(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk);
+
+// The blocks are freed.
+int deferred_cancel(struct volume *vol, uint64_t start_blk, uint64_t len_blk) ATTR_MUST_USE;
+
+// How many of the len_blk blocks are alike, and whether the device does not have their content (*pending). < 0 only if passive.
+int deferred_span(struct volume *vol, uint64_t start_blk, uint64_t len_blk, uint64_t *span_blk, bool *pending) ATTR_MUST_USE;
+int deferred_read(struct volume *vol, uint64_t phys_blk, void *data) ATTR_MUST_USE; // of a pending block
+
+// ---- for txn.c ----
+unsigned deferred_open_blk(struct deferred *d);                // put or noted in the open transaction; any lock
+bool deferred_has_settled(const struct deferred *d);           // rows can be deleted
+int deferred_close(struct deferred *d, uint64_t txn) ATTR_MUST_USE; // rows of OPEN entries in, rows of SETTLED ones out
+// A flush has succeeded. Entries that were COPIED before it began are SETTLED, and CLOSED(txn) ones that are on the device.
+// Called by the committer, who is the one that copies.
+void deferred_flushed(struct deferred *d);
+int deferred_copy(struct deferred *d, uint64_t txn) ATTR_MUST_USE; // CLOSED(txn) → COPIED; takes the store's lock
+
+#endif
