@@ -217,6 +217,34 @@ START_TEST(window_moves_with_the_goal)
 }
 END_TEST
 
+// Requests of one stream overtake each other. Who comes early leaves room for those before him; who comes late takes it, and
+// the stream goes on behind the one that came early.
+START_TEST(late_requests_fill_in)
+{
+	struct disk *d = disk_new(2 * MS_BLK, MS_SHIFT);
+	struct runlist runs = { 0 };
+	struct alloc_stream s;
+
+	// A shorter run is elsewhere, which a stream that does not know where it was would rather have.
+	memset(d->used + MS_BLK, 1, MS_BLK);
+	memset(d->used + MS_BLK + 100, 0, 2000);
+	disk_mount(d, 0);
+	disk_free_runs(d, &runs); // all is loaded
+	alloc_stream_init(&s);
+	ck_assert_uint_eq(disk_get_one(d, &s, 100, 256), 100);
+	ck_assert_uint_eq(disk_get_one(d, &s, 868, 256), 868); // two have not come yet
+	ck_assert_uint_eq(disk_get_one(d, &s, 612, 256), 612);
+	disk_check(d);
+	ck_assert_uint_eq(disk_get_one(d, &s, 0, 256), 1124);
+	ck_assert_uint_eq(disk_get_one(d, &s, 356, 256), 356);
+	ck_assert_uint_eq(disk_get_one(d, &s, 0, 256), 1380);
+	alloc_stream_end(&s);
+	disk_check(d);
+	runlist_free(&runs);
+	disk_free(d);
+}
+END_TEST
+
 // A stream may be ended and used again; ending one that was never used, or twice, does nothing.
 START_TEST(a_stream_may_begin_anew)
 {
@@ -355,6 +383,7 @@ int main(void)
 	tcase_add_test(together, windows_are_not_owned);
 	tcase_add_test(together, pooled_blocks_are_not_owned);
 	tcase_add_test(together, window_moves_with_the_goal);
+	tcase_add_test(together, late_requests_fill_in);
 	tcase_add_test(together, a_stream_may_begin_anew);
 	tcase_add_test(together, windows_are_taken_back_when_short);
 	tcase_add_test(together, contig_takes_windows_back);

@@ -630,6 +630,37 @@ START_TEST(an_index_that_nobody_reads)
 }
 END_TEST
 
+// What an index remembers of a run may be out of date: both ends of one that was cut in two are as they were, over whole MiBs.
+START_TEST(a_run_that_lost_its_middle)
+{
+	for (unsigned i = 0; i < n_engines(); i++) {
+		const struct engine_ops *ops = engines[i];
+		struct engine_config cfg = { .n_blk = 4096, .part_shift = 12 };
+		uint64_t bits[4096 / 64] = { 0 };
+		struct errmsg why = { "" };
+		struct engine *e;
+		uint32_t start;
+
+		if (ops->grab == NULL || !(ops->fits & 1u << FIT_EXACT))
+			continue;
+		ck_assert_int_eq(ops->create(&cfg, &e), 0);
+		ck_assert_int_eq(ops->open(e, 0, 4096, bits), 0);
+		ck_assert_int_eq(ops->reserve(e, 3), 0);
+		ops->give(e, 100, 600);
+		ops->take(e, ops->run_at(e, 300), 300, 100);
+		ck_assert(!ops->grab(e, 600, 1u << FIT_EXACT, &start));
+		ck_assert_uint_eq(ops->run_at(e, 100).len, 200);
+		ck_assert_uint_eq(ops->run_at(e, 400).len, 300);
+		ops->give(e, 300, 100); // whole again
+		ck_assert(ops->grab(e, 600, 1u << FIT_EXACT, &start));
+		ck_assert_uint_eq(start, 100);
+		ck_assert_uint_eq(ops->next_run(e, 0).len, 0);
+		ck_assert_msg(ops->check(e, &why) == 0, "%s: %s", ops->name, why.text);
+		ops->destroy(e);
+	}
+}
+END_TEST
+
 // ---- what may be asked without the lock ----
 
 #define QUIET_BLK 1000u            // at the start of the arena: a run that nobody touches, and a wall of 64 blocks behind it
@@ -709,6 +740,7 @@ int main(void)
 	tcase_add_test(all, each_has_a_name_of_its_own);
 	tcase_add_test(all, the_largest_arena);
 	tcase_add_test(all, an_index_that_nobody_reads);
+	tcase_add_test(all, a_run_that_lost_its_middle);
 	tcase_add_test(all, hints_need_no_lock);
 	tcase_set_timeout(reference, 300);
 	tcase_add_loop_test(reference, agrees_with_the_reference, 0, N_SHAPES);
