@@ -79,6 +79,11 @@ static int decode_identity(const struct sb_disk *disk, struct superblock *sb, st
 		           sb->version, SB_FORMAT_VERSION);
 		return -ENOTSUP;
 	}
+	if (sb->version < SB_FORMAT_VERSION) {
+		errmsg_set(why, "the volume has format version %u, of a time before the first release: copy its files to a new volume with "
+		           "the program that made it", sb->version);
+		return -ENOTSUP;
+	}
 	unknown = sb->incompat & ~SB_INCOMPAT_KNOWN;
 	if (unknown != 0) {
 		errmsg_set(why, "the volume uses features that this program does not know (%#llx): use a newer one",

@@ -7,17 +7,26 @@
 
 #define QUERY_BATCH 32u
 #define OVERTAKING_MIN_BLK 16u // 64 KiB: smaller writes are somebody's random access
+#define SUMMED_KINDS (FLUSHED_KINDS | 1u << SEG_DEFERRED)
+#define FLUSHED_KINDS (1u << SEG_NEW | 1u << SEG_FRESH | 1u << SEG_UNWRITTEN)
 #define OVERTAKEN_MAX 16u      // writes of the same length, one for each thread of the daemon
 
 // ---- what is there now ----
+
+static bool continues(const struct seg *a, const struct seg *b)
+{
+	if (a->kind != b->kind || a->off_blk + a->len_blk != b->off_blk || (a->old_blk == 0) != (b->old_blk == 0))
+		return false;
+	if (a->old_blk != 0 && a->old_blk + a->len_blk != b->old_blk)
+		return false;
+	return a->kind == SEG_NEW || a->phys_blk + a->len_blk == b->phys_blk;
+}
 
 static void add_seg(struct change *c, const struct seg *seg)
 {
 	struct seg *last = c->n_segs > 0 ? &c->segs[c->n_segs - 1] : NULL;
 
-	if (last != NULL && last->kind == seg->kind && last->replaces == seg->replaces &&
-	    last->off_blk + last->len_blk == seg->off_blk &&
-	    (seg->kind == SEG_NEW || last->phys_blk + last->len_blk == seg->phys_blk)) {
+	if (last != NULL && continues(last, seg)) {
 		last->len_blk += seg->len_blk;
 		return;
 	}
@@ -31,7 +40,7 @@ static void add_hole(struct change *c, uint64_t off_blk, uint64_t len_blk)
 		add_seg(c, &(struct seg){ .off_blk = off_blk, .len_blk = len_blk, .kind = SEG_NEW });
 }
 
-// A written extent: its fresh parts stay where they are, the others move.
+// A written extent: its fresh parts stay where they are; for the others change_alloc chooses.
 static void add_written(struct change *c, const struct extent *ext)
 {
 	uint64_t open_id = c->in->ws != NULL ? txn_open_id(c->fs->vol) : 0;
@@ -39,21 +48,17 @@ static void add_written(struct change *c, const struct extent *ext)
 	bool fresh;
 
 	for (; done < ext->len_blk; done += span) {
-		span = wstate_fresh_span(c->in->ws, open_id, ext->phys_blk + done, ext->len_blk - done, &fresh);
+		uint64_t phys_blk = ext->phys_blk + done;
+
+		span = wstate_fresh_span(c->in->ws, open_id, phys_blk, ext->len_blk - done, &fresh);
 		add_seg(c, &(struct seg){
 			.off_blk = ext->off_blk + done,
-			.phys_blk = fresh ? ext->phys_blk + done : 0,
+			.phys_blk = fresh ? phys_blk : 0,
+			.old_blk = fresh ? 0 : phys_blk,
 			.len_blk = span,
 			.kind = fresh ? SEG_FRESH : SEG_NEW,
-			.replaces = !fresh,
 		});
 	}
-}
-
-static void note_old(struct change *c, const struct extent *ext, uint64_t blk)
-{
-	if (blk >= ext->off_blk && blk - ext->off_blk < ext->len_blk && c->n_old < CHANGE_MAX_OLD)
-		c->old[c->n_old++] = (struct run){ blk, ext->phys_blk + (blk - ext->off_blk) };
 }
 
 // Adds segments for [first, first + n) as the map is now. Store lock held.
@@ -74,13 +79,11 @@ static int map_locked(struct change *c, uint64_t first, uint64_t n)
 			add_hole(c, at, e->off_blk - at);
 			at = e->off_blk + e->len_blk;
 			if (e->unwritten) {
-				add_seg(c, &(struct seg){ e->off_blk, e->phys_blk, e->len_blk, SEG_UNWRITTEN, false, false });
+				add_seg(c, &(struct seg){ .off_blk = e->off_blk, .phys_blk = e->phys_blk, .len_blk = e->len_blk,
+				                          .kind = SEG_UNWRITTEN });
 				continue;
 			}
 			add_written(c, e);
-			note_old(c, e, first);
-			if (n > 1)
-				note_old(c, e, end - 1);
 		}
 	} while (n_ext == QUERY_BATCH && at < end);
 	add_hole(c, at, end - at);
@@ -126,7 +129,8 @@ int change_load(struct change *c, struct fs *fs, struct inode *in, uint64_t off_
 	c->off = c->end = 0;
 	c->goal_blk = 0;
 	c->convert = false;
-	c->n_segs = c->n_edges = c->n_old = 0;
+	c->n_segs = c->n_edges = 0;
+	c->put = c->note = NULL;
 	if (fs->vol->read_only || atomic_load(&fs->vol->failed) != 0)
 		return -EROFS;
 	store_lock(fs->st);
@@ -158,12 +162,17 @@ int change_convert(struct change *c, uint64_t off_blk, uint64_t len_blk)
 
 // ---- blocks that are composed ----
 
+// Where the content of a block is now; 0 = it reads as zeros.
 static uint64_t old_phys(const struct change *c, uint64_t blk)
 {
-	for (unsigned i = 0; i < c->n_old; i++)
-		if (c->old[i].start_blk == blk)
-			return c->old[i].len_blk;
-	return 0; // block 0 of the volume is a superblock: no file has it
+	for (unsigned i = 0; i < c->n_segs; i++) {
+		const struct seg *seg = &c->segs[i];
+		uint64_t at = seg->kind == SEG_FRESH ? seg->phys_blk : seg->old_blk;
+
+		if (blk >= seg->off_blk && blk - seg->off_blk < seg->len_blk)
+			return at != 0 ? at + (blk - seg->off_blk) : 0;
+	}
+	return 0;
 }
 
 int change_edge(struct change *c, uint64_t blk)
@@ -180,9 +189,10 @@ int change_edge(struct change *c, uint64_t blk)
 	if (c->row.flags & INODE_INLINE)
 		memcpy(data, c->inline_data, blk == 0 ? valid : 0);
 	else if (valid > 0 && old_phys(c, blk) != 0 && !(from == base && to >= base + valid))
-		r = fs_data_read(c->fs, c->in->ino, base, blk_to_bytes(old_phys(c, blk)), data, valid);
+		r = fs_data_read_blk(c->fs, &c->row, blk, old_phys(c, blk), data);
 	if (r != 0)
 		return r;
+	memset(data + valid, 0, BLK_SIZE - valid);
 	if (from < to)
 		memcpy(data + (from - base), c->buf + (from - c->off), to - from);
 	c->edges[c->n_edges++].blk = blk;
@@ -202,21 +212,49 @@ int change_zero(struct change *c, uint64_t from, uint64_t to)
 	if (r != 0 || n == 0 || ext.unwritten)
 		return r;
 	add_written(c, &ext);
-	note_old(c, &ext, blk);
 	r = change_edge(c, blk);
 	if (r == 0)
 		memset(c->edges[c->n_edges - 1].data + (from - blk_to_bytes(blk)), 0, to - from);
 	return r;
 }
 
-// ---- new blocks ----
+// ---- how blocks are written ----
 
 bool change_only_replaces(const struct change *c)
 {
 	for (unsigned i = 0; i < c->n_segs; i++)
-		if (c->segs[i].kind == SEG_NEW && !c->segs[i].replaces)
+		if (c->segs[i].kind == SEG_NEW && c->segs[i].old_blk == 0)
 			return false;
 	return true;
+}
+
+static uint64_t count_blks(const struct change *c, unsigned kinds)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < c->n_segs; i++)
+		n += (kinds >> c->segs[i].kind & 1) != 0 ? c->segs[i].len_blk : 0;
+	return n;
+}
+
+// What overwrites blocks that a durable state names stays where it is, if it is little or the file wants it so.
+static void choose_kinds(struct change *c)
+{
+	bool raw = (c->row.flags & INODE_NODATACOW) != 0;
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < c->n_segs; i++)
+		n += c->segs[i].old_blk != 0 ? c->segs[i].len_blk : 0;
+	if (!raw && n > DEFERRED_WRITE_MAX_BLK)
+		return;
+	for (unsigned i = 0; i < c->n_segs; i++) {
+		struct seg *seg = &c->segs[i];
+
+		if (seg->old_blk == 0)
+			continue;
+		seg->kind = raw ? SEG_RAW : SEG_DEFERRED;
+		seg->phys_blk = seg->old_blk;
+	}
 }
 
 // Overwriting existing blocks gives as many back when the transaction is durable, so it may borrow from the reserve, as long
@@ -283,6 +321,7 @@ static void hand_out(struct change *c, const struct runlist *runs)
 			c->n_segs++;
 			seg[1] = *seg;
 			seg[1].off_blk += have;
+			seg[1].old_blk += seg->old_blk != 0 ? have : 0;
 			seg[1].len_blk -= have;
 			seg->len_blk = have;
 		}
@@ -299,11 +338,11 @@ static void hand_out(struct change *c, const struct runlist *runs)
 int change_alloc(struct change *c, enum change_space space)
 {
 	struct runlist runs = { 0 };
-	uint64_t want = 0;
+	uint64_t want;
 	int r;
 
-	for (unsigned i = 0; i < c->n_segs; i++)
-		want += c->segs[i].kind == SEG_NEW ? c->segs[i].len_blk : 0;
+	choose_kinds(c);
+	want = count_blks(c, 1u << SEG_NEW);
 	if (want == 0)
 		return 0;
 	r = get_blocks(c, space, want, &runs);
@@ -327,6 +366,9 @@ void change_drop(struct change *c)
 			seg->taken = false;
 	}
 	c->n_segs = 0;
+	deferred_unreserve(c->put);
+	deferred_unreserve(c->note);
+	c->put = c->note = NULL;
 }
 
 // ---- writing ----
@@ -341,6 +383,14 @@ static const struct change_edge *edge_at_or_after(const struct change *c, uint64
 	return best;
 }
 
+// The new content of a block: composed, or the caller's.
+static const uint8_t *blk_data(const struct change *c, uint64_t blk)
+{
+	const struct change_edge *edge = edge_at_or_after(c, blk);
+
+	return edge != NULL && edge->blk == blk ? edge->data : c->buf + (blk_to_bytes(blk) - c->off);
+}
+
 // One run on the device: composed blocks from the edges, all others straight from the caller's buffer.
 static int write_run(struct change *c, uint64_t off_blk, uint64_t phys_blk, uint64_t len_blk)
 {
@@ -352,12 +402,9 @@ static int write_run(struct change *c, uint64_t off_blk, uint64_t phys_blk, uint
 		const struct change_edge *edge = edge_at_or_after(c, at);
 		uint64_t upto = edge != NULL ? min_u64(edge->blk, end) : end;
 
-		if (upto == at) {
-			iov[n++] = (struct iovec){ (void *)edge->data, BLK_SIZE };
-			at++;
-			continue;
-		}
-		iov[n++] = (struct iovec){ (void *)(c->buf + (blk_to_bytes(at) - c->off)), blk_to_bytes(upto - at) };
+		if (upto == at)
+			upto++;
+		iov[n++] = (struct iovec){ (void *)blk_data(c, at), blk_to_bytes(upto - at) };
 		at = upto;
 	}
 	return fs_data_write(c->fs, c->in->ino, off_blk, iov, n, phys_blk);
@@ -370,14 +417,110 @@ static int write_all(struct change *c)
 	int r = 0;
 
 	while (r == 0 && i < c->n_segs) {
+		if (c->segs[i].kind == SEG_DEFERRED) {
+			i++;
+			continue;
+		}
 		off = c->segs[i].off_blk;
 		phys = c->segs[i].phys_blk;
 		len = c->segs[i].len_blk;
-		for (i++; i < c->n_segs && c->segs[i].off_blk == off + len && c->segs[i].phys_blk == phys + len; i++)
+		for (i++; i < c->n_segs && c->segs[i].kind != SEG_DEFERRED && c->segs[i].off_blk == off + len &&
+		          c->segs[i].phys_blk == phys + len; i++)
 			len += c->segs[i].len_blk;
 		r = write_run(c, off, phys, len);
 	}
 	return r;
+}
+
+// ---- what goes with the transaction: checksums, and blocks ----
+
+// Calls fn for each block of segments of these kinds, in order; `i` counts the blocks of all segments.
+typedef void (*each_blk_fn)(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx);
+
+static void each_blk(struct change *c, unsigned kinds, each_blk_fn fn, void *ctx)
+{
+	unsigned i = 0;
+
+	for (unsigned s = 0; s < c->n_segs; s++) {
+		const struct seg *seg = &c->segs[s];
+
+		for (uint64_t b = 0; b < seg->len_blk; b++, i++)
+			if ((kinds >> seg->kind & 1) != 0)
+				fn(c, i, seg->off_blk + b, seg->phys_blk + b, ctx);
+	}
+}
+
+static void sum_blk(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx)
+{
+	(void)phys_blk;
+	(void)ctx;
+	c->crc[i] = csum_block(blk_data(c, blk));
+}
+
+// *ctx: the next entry with an empty buffer
+static void fill_blk(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx)
+{
+	struct deferred_blk **at = ctx;
+
+	(void)i;
+	(void)phys_blk;
+	memcpy(deferred_buf(*at), blk_data(c, blk), BLK_SIZE);
+	*at = deferred_next(*at);
+}
+
+static int reserve(struct change *c, unsigned kinds, struct deferred_blk **list)
+{
+	struct deferred_blk *at;
+	int r = deferred_reserve((unsigned)count_blks(c, kinds), list);
+
+	at = *list;
+	if (r == 0)
+		each_blk(c, kinds, fill_blk, &at);
+	return r;
+}
+
+// Everything that takes time or memory, before the store is locked. Data of a transaction with little of it goes into the log, too.
+static int prepare(struct change *c)
+{
+	int r = 0;
+
+	if (c->n_segs == 0 || (c->row.flags & INODE_NODATACOW) != 0)
+		return 0;
+	each_blk(c, SUMMED_KINDS, sum_blk, NULL);
+	if (count_blks(c, 1u << SEG_DEFERRED) > 0)
+		r = reserve(c, 1u << SEG_DEFERRED, &c->put);
+	if (r == 0 && count_blks(c, FLUSHED_KINDS) <= DEFERRED_NOTE_MAX_BLK && !txn_has_data(c->fs->vol))
+		r = reserve(c, FLUSHED_KINDS, &c->note);
+	return r;
+}
+
+static void put_blk(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx)
+{
+	(void)i;
+	(void)blk;
+	(void)ctx;
+	deferred_put(c->fs->vol, &c->put, phys_blk);
+}
+
+static void note_blk(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx)
+{
+	(void)i;
+	(void)blk;
+	(void)ctx;
+	deferred_note(c->fs->vol, &c->note, phys_blk);
+}
+
+// What was written to the device goes with the transaction, or the transaction flushes it. Store lock held.
+static void account_data(struct change *c)
+{
+	unsigned n = (unsigned)count_blks(c, FLUSHED_KINDS);
+
+	if (n == 0) // raw blocks: whoever waits for the transaction waits for its last flush, and that is enough
+		return;
+	if (c->note == NULL)
+		n = DEFERRED_NOTE_MAX_BLK + 1;
+	if (deferred_may_note(c->fs->vol, n))
+		each_blk(c, FLUSHED_KINDS, note_blk, NULL);
 }
 
 static bool has_fresh(const struct change *c)
@@ -391,9 +534,9 @@ static bool has_fresh(const struct change *c)
 int change_begin(struct change *c, enum txn_kind kind)
 {
 	bool in_handle = has_fresh(c); // otherwise nobody has to wait for this I/O to close the transaction
-	int r = 0;
+	int r = prepare(c);
 
-	if (!in_handle)
+	if (r == 0 && !in_handle)
 		r = write_all(c);
 	if (r == 0)
 		r = fs_join(c->fs, kind, &c->txn);
@@ -415,7 +558,8 @@ out:
 	return r;
 }
 
-static int apply_seg(struct change *c, struct seg *seg)
+// `crc`: of the segment's blocks.
+static int apply_seg(struct change *c, struct seg *seg, const uint32_t *crc)
 {
 	struct volume *vol = c->fs->vol;
 	struct extent ext = { seg->off_blk, seg->phys_blk, seg->len_blk, false };
@@ -423,19 +567,15 @@ static int apply_seg(struct change *c, struct seg *seg)
 	bool more;
 	int r = 0;
 
-	switch (seg->kind) {
-	case SEG_FRESH:
-		return 0;
-	case SEG_UNWRITTEN:
-		return extmap_set_unwritten(vol, c->in->ino, seg->off_blk, seg->len_blk, false);
-	case SEG_NEW:
-		break;
-	}
-	if (seg->replaces)
+	if (seg->kind == SEG_UNWRITTEN)
+		r = extmap_set_unwritten(vol, c->in->ino, seg->off_blk, seg->len_blk, false);
+	if (seg->kind == SEG_NEW && seg->old_blk != 0)
 		r = extmap_remove(vol, c->in->ino, seg->off_blk, seg->len_blk, 0, &more, &removed);
-	if (r == 0)
+	if (seg->kind == SEG_NEW && r == 0)
 		r = extmap_insert(vol, c->in->ino, &ext);
-	if (r != 0)
+	if (r == 0 && (SUMMED_KINDS >> seg->kind & 1) != 0 && (c->row.flags & INODE_NODATACOW) == 0)
+		r = csum_set(vol, seg->phys_blk, seg->len_blk, crc);
+	if (r != 0 || seg->kind != SEG_NEW)
 		return r;
 	seg->taken = false;
 	c->row.blocks_blk -= min_u64(removed, c->row.blocks_blk);
@@ -445,6 +585,7 @@ static int apply_seg(struct change *c, struct seg *seg)
 
 int change_apply(struct change *c)
 {
+	const uint32_t *crc = c->crc;
 	int r = 0;
 
 	if (c->convert) {
@@ -452,8 +593,12 @@ int change_apply(struct change *c)
 			r = inline_delete(c->fs->st, c->in->ino);
 		c->row.flags &= ~(uint32_t)INODE_INLINE;
 	}
-	for (unsigned i = 0; r == 0 && i < c->n_segs; i++)
-		r = apply_seg(c, &c->segs[i]);
+	for (unsigned i = 0; r == 0 && i < c->n_segs; crc += c->segs[i++].len_blk)
+		r = apply_seg(c, &c->segs[i], crc);
+	if (r == 0) {
+		each_blk(c, 1u << SEG_DEFERRED, put_blk, NULL);
+		account_data(c);
+	}
 	return r;
 }
 
@@ -463,7 +608,7 @@ static void remember_fresh(struct change *c)
 	struct inode_wstate *ws = inode_wstate(c->fs, c->in);
 
 	for (unsigned i = 0; ws != NULL && i < c->n_segs; i++)
-		if (c->segs[i].kind != SEG_FRESH)
+		if (c->segs[i].kind == SEG_NEW || c->segs[i].kind == SEG_UNWRITTEN)
 			wstate_add_fresh(ws, c->txn, c->segs[i].phys_blk, c->segs[i].len_blk);
 }
 
@@ -472,14 +617,13 @@ int change_end(struct change *c, int err)
 	if (err == 0)
 		err = inode_update(c->fs->st, &c->row);
 	store_unlock(c->fs->st);
-	if (c->n_segs > 0) {
-		txn_data_written(c->fs->vol);
-		if (err == 0)
-			remember_fresh(c);
-	}
+	if (err == 0)
+		remember_fresh(c);
 	inode_touch(c->fs, c->in->ino, c->txn);
 	txn_end(c->fs->vol);
 	if (err != 0)
 		change_drop(c);
+	deferred_unreserve(c->note);
+	c->note = NULL;
 	return err;
 }

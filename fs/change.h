@@ -3,7 +3,8 @@
 //
 //   change_load      the inode's row, its inline data, which blocks the range has now
 //   change_map …     more ranges; change_edge composes blocks that are only partly replaced
-//   change_alloc     new blocks for what may not be overwritten (F2); may wait for space, may shorten the change
+//   change_alloc     chooses how each block is written; new blocks for what may not be overwritten (F2); may wait for space, may
+//                    shorten the change
 //   change_begin     writes the blocks to the device, joins the transaction, locks the store, reads the row again
 //     … the caller changes c->row and the map beyond what the change does by itself …
 //   change_end       map, row, unlock, leave. With an error: everything that was taken goes back
@@ -12,10 +13,14 @@
 // overwritten in place because they were new in the open transaction, and this transaction has been closed meanwhile: the
 // caller starts anew. That happens at most once in a row, since then nothing of this inode is new in the open transaction.
 //
-// Which blocks may be overwritten in place:
-//   fresh      allocated in the open transaction: no durable state names them.
-//   unwritten  the durable state either does not name them or calls them unwritten, so it reads zeros whatever they hold. (True because
+// How a block is written:
+//   new        into another block, allocated for it: holes, and large overwrites.
+//   deferred   in place, but later (meta/deferred.h): up to DEFERRED_WRITE_MAX_BLK blocks that exist already.
+//   fresh      in place: allocated in the open transaction, no durable state names it.
+//   unwritten  in place: the durable state either does not name it or calls it unwritten, so it reads zeros whatever it holds. (True because
 //              written blocks never become unwritten: ZERO_RANGE gives them away and takes others.)
+//   raw        in place: the file is INODE_NODATACOW. A crash may leave any mixture of old and new.
+// All but the last have checksums (CS1 in meta/csum.h).
 //
 // Lock: the inode's data lock, exclusive, from load to end. The struct is large (about 25 KiB) and lives on the stack.
 #ifndef HYBRIDFS_FS_CHANGE_H
@@ -27,15 +32,14 @@
 #define CHANGE_MAX_BLK 257u // 1 MiB at any byte offset
 #define CHANGE_MAX_SEGS (CHANGE_MAX_BLK + 3)
 #define CHANGE_MAX_EDGES 3u // head, tail, and block 0 of a file that stops being inline
-#define CHANGE_MAX_OLD 4u
 
-enum seg_kind { SEG_NEW, SEG_FRESH, SEG_UNWRITTEN };
+enum seg_kind { SEG_NEW, SEG_DEFERRED, SEG_FRESH, SEG_UNWRITTEN, SEG_RAW };
 
 struct seg { // blocks to be written, one run on the device
 	uint64_t off_blk, phys_blk, len_blk;
+	uint64_t old_blk; // SEG_NEW: what is mapped there now, 0 = nothing (block 0 of the volume is a superblock: no file has it)
 	enum seg_kind kind;
-	bool replaces; // SEG_NEW: something is mapped there now
-	bool taken;    // SEG_NEW: phys_blk is ours and not yet in the map
+	bool taken;       // SEG_NEW: phys_blk is ours and not yet in the map
 };
 
 enum change_space {
@@ -52,9 +56,10 @@ struct change {
 	uint64_t off, end;
 	uint64_t goal_blk;      // where the first new block would be best
 	bool convert;           // inline → blocks
-	unsigned n_segs, n_edges, n_old;
-	struct run old[CHANGE_MAX_OLD];  // first and last block of each mapped range: start_blk in the file, len_blk = its old device block
+	unsigned n_segs, n_edges;
 	struct seg segs[CHANGE_MAX_SEGS]; // in file order
+	uint32_t crc[CHANGE_MAX_SEGS];    // of all their blocks, in the same order
+	struct deferred_blk *put, *note;  // buffers for blocks of SEG_DEFERRED, and for all others if they go with the transaction
 	struct change_edge {
 		uint64_t blk;
 		uint8_t data[BLK_SIZE];

@@ -114,7 +114,8 @@ int fs_listxattr(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len
 int fs_removexattr(struct fs *fs, uint64_t ino, const char *name) ATTR_MUST_USE;
 
 // ---- data (fs_read.c, fs_write.c, fs_alloc.c) ----
-// Reads up to len bytes; *done is short only at the end of the file. Holes and unwritten ranges are zeros.
+// Reads up to len bytes; *done is short only at the end of the file; buf may be written beyond it. Holes and unwritten ranges are zeros.
+// -EIO, logged, when a block cannot be read or its checksum does not fit; *done then says how many bytes before it are good.
 int fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off, size_t *done) ATTR_MUST_USE;
 // Writes all or, when space ends, a prefix (*done > 0) or -ENOSPC. -EFBIG beyond FILE_MAX_BYTES.
 int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off, bool kill_suidgid, size_t *done) ATTR_MUST_USE;

@@ -104,12 +104,18 @@ int fs_drop_link(struct fs *fs, struct inode_row *row, int64_t now, bool *orphan
 // Everything in `attr` but the size, into the row; ctime too. Store lock held, handle joined; the caller writes the row.
 int fs_apply_attr(struct fs *fs, struct inode *in, struct inode_row *row, const struct fs_setattr *attr) ATTR_MUST_USE;
 
-// ---- fs_data.c: the only two functions that move file data between memory and the device ----
+// ---- fs_data.c: the doors between memory and the device, for all file data ----
 
-// `off` (in the file) is for messages.
-int fs_data_read(struct fs *fs, uint64_t ino, uint64_t off, uint64_t dev_off_bytes, void *buf, size_t len) ATTR_MUST_USE;
+// n_blk blocks of a file from its block off_blk on, which lie on the volume from phys_blk on. The pieces of iov are whole blocks. crc: what the
+// blocks' checksums must be; NULL = they have none. -EIO, logged, at the first block that cannot be had; *n_good: how many before it can.
+int fs_data_read(struct fs *fs, uint64_t ino, uint64_t off_blk, uint64_t phys_blk, const struct iovec *iov, int n_iov, const uint32_t *crc,
+                 uint64_t *n_good) ATTR_MUST_USE;
+// One block, also one whose write is deferred. Data lock held.
+int fs_data_read_blk(struct fs *fs, const struct inode_row *row, uint64_t off_blk, uint64_t phys_blk, void *data) ATTR_MUST_USE;
 int fs_data_write(struct fs *fs, uint64_t ino, uint64_t off_blk, const struct iovec *iov, int n_iov,
                   uint64_t phys_blk) ATTR_MUST_USE;
+// A block that ought to have a checksum has none: logged, -EIO.
+int fs_data_no_checksum(uint64_t ino, uint64_t off_blk, uint64_t phys_blk) ATTR_MUST_USE;
 
 // ---- fs_alloc.c; data lock held exclusively ----
 

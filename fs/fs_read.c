@@ -10,7 +10,8 @@
 #include "fs/fs_internal.h"
 #include "meta/extmap.h"
 
-#define READ_BATCH 64u // extents per look at the map
+#define READ_BATCH 64u    // extents per look at the map
+#define READ_MAX_BLK 257u // blocks: 1 MiB at any byte offset
 
 // ---- data ----
 
@@ -30,46 +31,174 @@ static int read_inline(struct fs *fs, const struct inode_row *row, void *buf, si
 	return r;
 }
 
-// One extent of the map, clipped to the bytes [off, end) that go to buf.
-static int read_extent(struct fs *fs, uint64_t ino, const struct extent *ext, uint8_t *buf, uint64_t off, uint64_t end)
-{
-	uint64_t from = max_u64(off, blk_to_bytes(ext->off_blk));
-	uint64_t to = min_u64(end, blk_to_bytes(ext->off_blk + ext->len_blk));
+// A read of [off, end); buf has room up to `cap`, so that a last block that is asked for as a whole needs no copy.
+struct reader {
+	struct fs *fs;
+	const struct inode_row *row;
+	uint8_t *buf;
+	uint64_t off, end, cap;
+	uint64_t done; // everything before it is in buf
+};
 
-	return fs_data_read(fs, ino, from, blk_to_bytes(ext->phys_blk) + (from - blk_to_bytes(ext->off_blk)), buf + (from - off),
-	                    to - from);
+// What the map says of some blocks: where they are and what their checksums are.
+struct plan {
+	uint64_t start_blk, end_blk;
+	unsigned n;
+	struct piece {
+		uint64_t off_blk, phys_blk, len_blk;
+		bool pending; // a deferred write: it is in buf already
+	} pieces[READ_BATCH];
+	uint32_t crc[READ_MAX_BLK]; // from start_blk on
+};
+
+static bool fits(const struct reader *rd, uint64_t blk)
+{
+	return blk_to_bytes(blk) >= rd->off && blk_to_bytes(blk + 1) <= rd->cap;
 }
 
-static int read_extents(struct fs *fs, uint64_t ino, uint8_t *buf, uint64_t off, uint64_t end)
+// The part of a block that was asked for, from a buffer of its own.
+static void copy_part(struct reader *rd, uint64_t blk, const uint8_t *data)
 {
-	uint64_t at_blk = bytes_to_blk_down(off), end_blk = bytes_to_blk_up(end), done = off;
+	uint64_t from = max_u64(rd->off, blk_to_bytes(blk)), to = min_u64(rd->end, blk_to_bytes(blk + 1));
+
+	if (from < to)
+		memcpy(rd->buf + (from - rd->off), data + (from - blk_to_bytes(blk)), to - from);
+}
+
+// Store lock held.
+static int read_pending(struct reader *rd, uint64_t blk, uint64_t phys_blk, uint64_t len_blk)
+{
+	uint8_t data[BLK_SIZE];
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i < len_blk; i++) {
+		r = deferred_read(rd->fs->vol, phys_blk + i, data);
+		if (r == 0)
+			copy_part(rd, blk + i, data);
+	}
+	return r;
+}
+
+// Adds an extent to the plan; the plan ends early when it is full. Store lock held.
+static int plan_extent(struct reader *rd, struct plan *plan, const struct extent *ext)
+{
+	uint64_t at, len;
+	bool pending;
+	int r = 0;
+
+	for (at = 0; r == 0 && at < ext->len_blk; at += len) {
+		uint64_t blk = ext->off_blk + at, phys_blk = ext->phys_blk + at;
+
+		if (plan->n == READ_BATCH) {
+			plan->end_blk = blk;
+			return 0;
+		}
+		r = deferred_span(rd->fs->vol, phys_blk, ext->len_blk - at, &len, &pending);
+		if (r != 0)
+			return r;
+		plan->pieces[plan->n++] = (struct piece){ blk, phys_blk, len, pending };
+		if (pending)
+			r = read_pending(rd, blk, phys_blk, len);
+		else if ((rd->row->flags & INODE_NODATACOW) == 0)
+			r = csum_get(rd->fs->vol, phys_blk, len, &plan->crc[blk - plan->start_blk]);
+		if (r == -ENODATA)
+			r = fs_data_no_checksum(rd->row->ino, blk, phys_blk);
+	}
+	return r;
+}
+
+static int make_plan(struct reader *rd, uint64_t start_blk, uint64_t end_blk, struct plan *plan)
+{
 	struct extent ext[READ_BATCH];
 	unsigned n;
 	int r;
 
-	do {
-		store_lock(fs->st);
-		r = extmap_query(fs->vol, ino, at_blk, end_blk - at_blk, ext, READ_BATCH, &n);
-		store_unlock(fs->st);
-		for (unsigned i = 0; r == 0 && i < n; i++) {
-			uint64_t start = max_u64(off, blk_to_bytes(ext[i].off_blk));
+	plan->start_blk = start_blk;
+	plan->end_blk = min_u64(end_blk, start_blk + READ_MAX_BLK);
+	plan->n = 0;
+	store_lock(rd->fs->st);
+	r = extmap_query(rd->fs->vol, rd->row->ino, start_blk, plan->end_blk - start_blk, ext, READ_BATCH, &n);
+	if (r == 0 && n == READ_BATCH)
+		plan->end_blk = ext[n - 1].off_blk + ext[n - 1].len_blk;
+	for (unsigned i = 0; r == 0 && i < n && ext[i].off_blk < plan->end_blk; i++)
+		if (!ext[i].unwritten)
+			r = plan_extent(rd, plan, &ext[i]);
+	store_unlock(rd->fs->st);
+	return r;
+}
 
-			at_blk = ext[i].off_blk + ext[i].len_blk;
-			if (ext[i].unwritten)
-				continue;
-			memset(buf + (done - off), 0, start - done);
-			done = min_u64(end, blk_to_bytes(at_blk));
-			r = read_extent(fs, ino, &ext[i], buf, off, end);
-		}
-	} while (r == 0 && n == READ_BATCH && at_blk < end_blk);
+// From the device: whole blocks straight to buf, a first and a last one that are asked for in part by way of `part`.
+static int read_piece(struct reader *rd, const struct piece *p, const uint32_t *crc)
+{
+	uint8_t part[2][BLK_SIZE];
+	uint64_t last = p->off_blk + p->len_blk - 1, n_good;
+	bool head = !fits(rd, p->off_blk), tail = last > p->off_blk && !fits(rd, last);
+	uint64_t whole = p->len_blk - head - tail;
+	struct iovec iov[3];
+	int n = 0, r;
+
+	if (head)
+		iov[n++] = (struct iovec){ part[0], BLK_SIZE };
+	if (whole > 0)
+		iov[n++] = (struct iovec){ rd->buf + (blk_to_bytes(p->off_blk + head) - rd->off), blk_to_bytes(whole) };
+	if (tail)
+		iov[n++] = (struct iovec){ part[1], BLK_SIZE };
+	r = fs_data_read(rd->fs, rd->row->ino, p->off_blk, p->phys_blk, iov, n,
+	                 (rd->row->flags & INODE_NODATACOW) == 0 ? crc : NULL, &n_good);
+	if (head && n_good > 0)
+		copy_part(rd, p->off_blk, part[0]);
+	if (tail && n_good == p->len_blk)
+		copy_part(rd, last, part[1]);
+	if (n_good > 0)
+		rd->done = max_u64(rd->done, min_u64(rd->end, blk_to_bytes(p->off_blk + n_good)));
+	return r;
+}
+
+static void fill_zeros(struct reader *rd, uint64_t upto)
+{
+	upto = min_u64(upto, rd->end);
+	if (upto <= rd->done)
+		return;
+	memset(rd->buf + (rd->done - rd->off), 0, upto - rd->done);
+	rd->done = upto;
+}
+
+static int follow_plan(struct reader *rd, const struct plan *plan)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < plan->n; i++) {
+		const struct piece *p = &plan->pieces[i];
+
+		fill_zeros(rd, blk_to_bytes(p->off_blk));
+		if (p->pending)
+			rd->done = min_u64(rd->end, blk_to_bytes(p->off_blk + p->len_blk));
+		else
+			r = read_piece(rd, p, &plan->crc[p->off_blk - plan->start_blk]);
+	}
 	if (r == 0)
-		memset(buf + (done - off), 0, end - done);
+		fill_zeros(rd, blk_to_bytes(plan->end_blk));
+	return r;
+}
+
+static int read_extents(struct reader *rd)
+{
+	uint64_t at_blk = bytes_to_blk_down(rd->off), end_blk = bytes_to_blk_up(rd->end);
+	struct plan plan;
+	int r = 0;
+
+	for (; r == 0 && at_blk < end_blk; at_blk = plan.end_blk) {
+		r = make_plan(rd, at_blk, end_blk, &plan);
+		if (r == 0)
+			r = follow_plan(rd, &plan);
+	}
 	return r;
 }
 
 // Data lock held shared.
 static int read_locked(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off, struct inode_row *row, size_t *done)
 {
+	struct reader rd;
 	int r;
 
 	store_lock(fs->st);
@@ -79,13 +208,15 @@ static int read_locked(struct fs *fs, uint64_t ino, void *buf, size_t len, uint6
 		r = fs_check_regular(row);
 	if (r != 0 || len == 0 || off >= row->size_bytes)
 		return r;
-	len = min_u64(len, row->size_bytes - off);
-	if (row->flags & INODE_INLINE)
-		r = read_inline(fs, row, buf, len, off);
-	else
-		r = read_extents(fs, ino, buf, off, off + len);
-	if (r == 0)
-		*done = len;
+	len = min_u64(len, FILE_MAX_BYTES);
+	rd = (struct reader){ fs, row, buf, off, min_u64(off + len, row->size_bytes), off + len, off };
+	if (row->flags & INODE_INLINE) {
+		r = read_inline(fs, row, buf, rd.end - off, off);
+		rd.done = r == 0 ? rd.end : off;
+	} else {
+		r = read_extents(&rd);
+	}
+	*done = rd.done - off;
 	return r;
 }
 

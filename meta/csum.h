@@ -42,5 +42,6 @@ int csum_forget(struct volume *vol, uint64_t start_blk, uint64_t len_blk) ATTR_M
 // ---- for txn.c ----
 bool csums_is_clean(const struct csums *cs);
 int csums_write(struct csums *cs) ATTR_MUST_USE; // the transaction closes: everything becomes rows
+void csums_rolled_back(struct csums *cs);        // the store has failed: back to the last commit; NULL is allowed
 
 #endif

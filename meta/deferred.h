@@ -3,11 +3,11 @@
 // device later. So a small overwrite of live blocks is atomic without moving them, and what little a transaction writes needs no flush of its own.
 // (The idea is BlueStore's; so is the name.)
 //
-//                     close (row)        durable             copied              a flush since
-//   put ---> OPEN(n) -----------> CLOSED(n) ---> deferred_copy() ---> COPIED -----------------> SETTLED --- close (row deleted) ---> gone
-//   note --> OPEN(n), on the device already ---> CLOSED(n) ------------ n's own flush -----------^
+//                       close: a row            durable: copied               flushed              close: no row
+//   put ----> OPEN(n) ------------------> CLOSED(n) -------------> COPIED ------------------> SETTLED ---------------> gone
+//   note ---> OPEN(n), on the device ---> CLOSED(n) ------- n's own flush: settled -------------^
 //
-//   put on a block in any state: OPEN(n) again; its row is replaced at the close.   cancel in any state: gone, and its row.
+//   put in any state: OPEN(n), the row is replaced when n closes.    cancel in any state: gone, with its row.
 //
 // DW1  A block is written in place only when the transaction that has its row is durable.
 // DW2  A row is deleted by a transaction m only if the block was written in place before a flush that m's log comes after, or if m frees
@@ -21,7 +21,7 @@
 // Who copies: the committer, between the durability of one transaction and the closing of the next. Blocks that are freed
 // meanwhile become allocatable only at the next one's end, so a copy never hits a block that belongs to somebody else by then.
 //
-// Lock: the store's, except deferred_copy(), which takes it. Units: blocks; data is BLK_SIZE bytes each.
+// Lock: the store's, except where stated. Units: blocks; data is BLK_SIZE bytes each.
 #ifndef HYBRIDFS_META_DEFERRED_H
 #define HYBRIDFS_META_DEFERRED_H
 
@@ -49,13 +49,14 @@ int deferred_recover(struct volume *vol) ATTR_MUST_USE;
 // Entries for `n` blocks, got before the store is locked, since nothing may fail inside. Unused ones are given back the same way.
 int deferred_reserve(unsigned n, struct deferred_blk **list) ATTR_MUST_USE;
 void deferred_unreserve(struct deferred_blk *list);
-void *deferred_buf(struct deferred_blk *first); // BLK_SIZE bytes of the list's first entry, to be filled before put or note
+struct deferred_blk *deferred_next(struct deferred_blk *e); // in the list
+void *deferred_buf(struct deferred_blk *e); // its BLK_SIZE bytes, to be filled before put or note
 
 // The open transaction overwrites a block with the first entry's buffer: takes the entry off the list.
 void deferred_put(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk);
 
 // The open transaction has new blocks, whose data has been written to the device already. True: fewer than DEFERRED_NOTE_MAX_BLK
-// altogether so far, `n` entries may be noted. False: the transaction flushes its data before its log; nothing needs to be noted.
+// with these, so that `n` entries may be noted. False: the transaction flushes its data before its log; nothing needs to be noted.
 bool deferred_may_note(struct volume *vol, unsigned n);
 void deferred_note(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk);
 
@@ -68,11 +69,14 @@ int deferred_read(struct volume *vol, uint64_t phys_blk, void *data) ATTR_MUST_U
 
 // ---- for txn.c ----
 unsigned deferred_open_blk(struct deferred *d);                // put or noted in the open transaction; any lock
-bool deferred_has_settled(const struct deferred *d);           // rows can be deleted
-int deferred_close(struct deferred *d, uint64_t txn) ATTR_MUST_USE; // rows of OPEN entries in, rows of SETTLED ones out
-// A flush has succeeded. Entries that were COPIED before it began are SETTLED, and CLOSED(txn) ones that are on the device.
-// Called by the committer, who is the one that copies.
-void deferred_flushed(struct deferred *d);
-int deferred_copy(struct deferred *d, uint64_t txn) ATTR_MUST_USE; // CLOSED(txn) → COPIED; takes the store's lock
+bool deferred_is_empty(const struct deferred *d);              // no row is left
+int deferred_close(struct deferred *d) ATTR_MUST_USE;          // rows of OPEN entries in, rows of SETTLED ones out
+
+// Transaction `txn` is durable: a flush has succeeded. What was COPIED is SETTLED, and what of CLOSED(txn) was on the device; the rest of
+// CLOSED(txn) is copied. The committer calls it; takes the store's lock, writes without it. An error is the device's.
+int deferred_durable(struct deferred *d, uint64_t txn) ATTR_MUST_USE;
+
+// The store has failed and rolled back: from now on the rows tell, as of the last commit. NULL is allowed.
+void deferred_rolled_back(struct deferred *d);
 
 #endif

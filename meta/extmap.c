@@ -174,6 +174,10 @@ static int give_up(struct volume *vol, uint64_t phys_blk, uint64_t len_blk)
 {
 	int err = txn_log_run(vol, phys_blk, len_blk, false);
 
+	if (err == 0)
+		err = csum_forget(vol, phys_blk, len_blk);
+	if (err == 0)
+		err = deferred_cancel(vol, phys_blk, len_blk);
 	if (err == 0 && vol->alloc != NULL)
 		err = alloc_free(vol->alloc, phys_blk, len_blk, txn_open_id(vol));
 	if (err == -EINVAL)

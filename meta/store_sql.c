@@ -70,4 +70,12 @@ const char *const store_sql[STMT_N] = {
 	[STMT_SPACEMAP_INSERT] = "INSERT INTO spacemap(ms, seq, runs) VALUES(?1, ?2, ?3)",
 	[STMT_SPACEMAP_REWRITE] = "UPDATE spacemap SET runs = ?3 WHERE ms = ?1 AND seq = ?2",
 	[STMT_SPACEMAP_DELETE] = "DELETE FROM spacemap WHERE ms = ?1",
+
+	[STMT_CSUM_GET] = "SELECT crc FROM csum WHERE chunk = ?1",
+	[STMT_CSUM_SET] = "INSERT INTO csum(chunk, crc) VALUES(?1, ?2) ON CONFLICT(chunk) DO UPDATE SET crc = excluded.crc",
+	[STMT_CSUM_DELETE] = "DELETE FROM csum WHERE chunk BETWEEN ?1 AND ?2",
+
+	[STMT_DEFERRED_NEXT] = "SELECT phys, data FROM deferred WHERE phys >= ?1 ORDER BY phys LIMIT 1",
+	[STMT_DEFERRED_SET] = "INSERT INTO deferred(phys, data) VALUES(?1, ?2) ON CONFLICT(phys) DO UPDATE SET data = excluded.data",
+	[STMT_DEFERRED_DELETE] = "DELETE FROM deferred WHERE phys BETWEEN ?1 AND ?2",
 };

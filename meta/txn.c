@@ -64,11 +64,13 @@ struct txn_mgr {
 	bool in_commit;            // COMMIT … seal: what is committed and what is sealed differ
 	bool committing;           // there is a leader
 	bool stop, kicked;
+	bool emptying;             // at the end: rows of finished deferred writes are worth a transaction
 	bool soft_kicked;          // for being half full; once in each transaction
 	struct txn_stats stats;
 	struct metadata_size size; // as of the last COMMIT
 	// Written inside handles:
 	atomic_bool data_written;
+	atomic_uint_fast64_t added_pages; // txn_add_pages() since it was opened
 	// Guarded by the store's lock:
 	struct freemap *freemap;
 	uint64_t changes_at_begin;
@@ -149,7 +151,7 @@ static uint64_t txn_pages(struct volume *vol)
 {
 	const struct txn_mgr *m = vol->txn;
 
-	return (uint64_t)m->ops * PAGES_PER_HANDLE +
+	return (uint64_t)m->ops * PAGES_PER_HANDLE + atomic_load(&m->added_pages) +
 	       bytes_to_blk_up(store_large_bytes(vol->store) - m->large_bytes_at_begin);
 }
 
@@ -212,10 +214,16 @@ static int close_in_store(struct volume *vol, struct closing *c)
 	struct store *st = vol->store;
 	int err;
 
-	c->changed = store_changes(st) != m->changes_at_begin || !freemap_is_clean(m->freemap);
+	c->changed = store_changes(st) != m->changes_at_begin || !freemap_is_clean(m->freemap) ||
+	             !csums_is_clean(vol->csums) || deferred_open_blk(vol->deferred) > 0 ||
+	             (m->emptying && !deferred_is_empty(vol->deferred));
 	if (!c->changed)
 		return 0;
 	err = freemap_write(m->freemap, c->id);
+	if (err == 0)
+		err = csums_write(vol->csums);
+	if (err == 0)
+		err = deferred_close(vol->deferred);
 	if (err == 0)
 		err = store_config_set(st, "txn", (int64_t)c->id);
 	if (err == 0)
@@ -261,6 +269,7 @@ static int close_txn(struct volume *vol, struct closing *c)
 	m->closed_id = c->id;
 	m->open_id = c->id + 1;
 	m->ops = 0;
+	atomic_store(&m->added_pages, 0);
 	m->large_bytes_at_begin = store_large_bytes(vol->store);
 	m->soft_kicked = false;
 	if (!c->changed) {
@@ -358,8 +367,10 @@ static int commit_one(struct volume *vol)
 		return 0;
 	if (err == 0)
 		err = flush_txn(vol, &c);
-	if (err == 0)
+	if (err == 0) {
 		dbvfs_wal_done(vol->vfs, c.seg); // after a failure it goes on serving reads
+		err = deferred_durable(vol->deferred, c.id);
+	}
 	if (c.restart) {
 		if (err == 0) {
 			err = restart_log(vol);
@@ -414,12 +425,14 @@ static bool is_full(struct volume *vol)
 {
 	struct txn_mgr *m = vol->txn;
 	uint64_t pages = txn_pages(vol) + PAGES_PER_HANDLE, max = txn_pages_max(vol, &m->size);
+	unsigned deferred_blk = deferred_open_blk(vol->deferred);
 
-	if (!m->soft_kicked && max >= TXN_PAGES_TIGHT && pages > max / 2) {
+	if (!m->soft_kicked &&
+	    ((max >= TXN_PAGES_TIGHT && pages > max / 2) || deferred_blk > DEFERRED_TXN_MAX_BLK / 2)) {
 		m->soft_kicked = m->kicked = true;
 		pthread_cond_signal(&m->thread_cv);
 	}
-	return m->ops > 0 && pages > max;
+	return m->ops > 0 && (pages > max || deferred_blk > DEFERRED_TXN_MAX_BLK);
 }
 
 int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
@@ -467,6 +480,10 @@ void txn_end(struct volume *vol)
 }
 
 void txn_data_written(struct volume *vol) { atomic_store(&vol->txn->data_written, true); }
+
+bool txn_has_data(struct volume *vol) { return vol->txn != NULL && atomic_load(&vol->txn->data_written); }
+
+void txn_add_pages(struct volume *vol, unsigned n) { atomic_fetch_add(&vol->txn->added_pages, n); }
 
 int txn_wait_durable(struct volume *vol, uint64_t id)
 {
@@ -659,12 +676,28 @@ void txn_halt(struct volume *vol)
 	m->thread = 0;
 }
 
+// What was deferred is in its place since the last commit: the rows go, so that the next mount has nothing to do.
+static int empty_deferred(struct volume *vol)
+{
+	int err;
+
+	if (deferred_is_empty(vol->deferred) || atomic_load(&vol->failed) != 0)
+		return 0;
+	err = bdev_flush(vol->dev);
+	if (err == 0)
+		err = deferred_durable(vol->deferred, txn_durable_id(vol));
+	vol->txn->emptying = true;
+	return err != 0 ? err : txn_commit(vol);
+}
+
 int txn_stop(struct volume *vol)
 {
 	int err;
 
 	txn_halt(vol);
 	err = txn_commit(vol);
+	if (err == 0)
+		err = empty_deferred(vol);
 	if (err == 0)
 		err = atomic_load(&vol->failed);
 	if (err != 0)

@@ -3,9 +3,10 @@
 //
 //   OPEN ----------> CLOSING -------------> FLUSHING ---------------> DURABLE
 //   operations       no new joins; joined   outside every lock:       waiters wake,
-//   join and leave   ones leave; space map  [file data flush] →       frees of it are
-//   (txn_begin/end)  rows and counters are  WAL frames written →      released (alloc)
-//                    written; COMMIT to     flush
+//   join and leave   ones leave; space map, [file data flush] →       frees of it are
+//   (txn_begin/end)  checksums, deferred    WAL frames written →      released (alloc);
+//                    writes are written;    flush                     its deferred writes
+//                    COMMIT to                                        go to their places
 //                    the WAL in memory;
 //                    the next one opens
 //
@@ -13,7 +14,7 @@
 // background thread commits every commit_interval and when much is dirty, and checkpoints beside it all.
 //
 // T1  An operation's changes are all made between its txn_begin and txn_end, so they are in one transaction.
-// T2  Transaction n is durable only after n-1. Everything that n names (file data) was flushed before n's WAL frames are written.
+// T2  Transaction n is durable only after n-1. File data that n names was flushed before n's WAL frames are written, or is in them (deferred.h).
 // T3  After a crash the database is exactly the state at the end of some transaction ≥ the last one reported durable.
 // T4  A block freed in n is given to the allocator only when n is durable.
 // T5  After a failure (device, store) nothing becomes durable any more; begin answers -EROFS, waits answer the error.
@@ -40,8 +41,13 @@ enum txn_kind {
 int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id) ATTR_MUST_USE;
 void txn_end(struct volume *vol);
 
-// File data was written to the device that the joined transaction names.
+// File data was written to the device that the joined transaction names: it costs a flush of its own.
 void txn_data_written(struct volume *vol);
+
+bool txn_has_data(struct volume *vol); // whether it does already, as a hint
+
+// Besides what any operation does, the joined transaction changes up to n more pages of the database when it closes.
+void txn_add_pages(struct volume *vol, unsigned n);
 
 // Returns when transaction `id` is durable, committing it if need be. Never with a handle joined or a lock held.
 int txn_wait_durable(struct volume *vol, uint64_t id) ATTR_MUST_USE;

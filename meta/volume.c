@@ -35,7 +35,14 @@ static int wal_sync(void *ctx)
 	return vol->txn != NULL ? txn_wal_sync(vol) : bdev_flush(vol->dev);
 }
 
-static void store_failed(void *ctx, int err, const char *what) { txn_failed(ctx, err, what); }
+static void store_failed(void *ctx, int err, const char *what)
+{
+	struct volume *vol = ctx;
+
+	csums_rolled_back(vol->csums);
+	deferred_rolled_back(vol->deferred);
+	txn_failed(vol, err, what);
+}
 
 static void volume_free(struct volume *vol)
 {
@@ -46,6 +53,8 @@ static void volume_free(struct volume *vol)
 	if (vol->vfs != NULL)
 		dbvfs_destroy(vol->vfs);
 	alloc_destroy(vol->alloc);
+	deferred_destroy(vol->deferred);
+	csums_destroy(vol->csums);
 	txn_destroy(vol);
 	sysfiles_destroy(&vol->files);
 	free(vol);
@@ -164,6 +173,15 @@ static int open_store(struct volume *vol, const struct volume_opts *opts, struct
 	return store_open(&cfg, &vol->store, why);
 }
 
+static int recover_deferred(struct volume *vol, struct errmsg *why)
+{
+	int err = deferred_recover(vol);
+
+	if (err == -EUCLEAN)
+		errmsg_set(why, "a deferred write is damaged; run fsck.hybridfs");
+	return err;
+}
+
 static int open_inside(struct volume *vol, const struct volume_opts *opts, struct errmsg *why)
 {
 	uint32_t n_ms = sb_n_metaslabs(&vol->files.sb);
@@ -175,6 +193,11 @@ static int open_inside(struct volume *vol, const struct volume_opts *opts, struc
 		return err;
 	if (!vol->read_only)
 		vol->recovered = store_recovered_frames(vol->store) > 0;
+	err = csums_create(vol, &vol->csums);
+	if (err == 0)
+		err = deferred_create(vol, vol->read_only || (opts->flags & VOLUME_NO_ALLOC) != 0, &vol->deferred);
+	if (err != 0)
+		return err;
 	free_blk = calloc(n_ms, sizeof(*free_blk));
 	if (free_blk == NULL)
 		return -ENOMEM;
@@ -188,6 +211,8 @@ static int open_inside(struct volume *vol, const struct volume_opts *opts, struc
 		err = txn_init(vol, last_id, opts->commit_interval_ms != 0 ? opts->commit_interval_ms : COMMIT_INTERVAL_MS);
 		if (err == 0 && (opts->flags & VOLUME_NO_ALLOC) == 0)
 			err = open_allocator(vol, opts, free_blk);
+		if (err == 0)
+			err = recover_deferred(vol, why);
 		if (err == 0)
 			err = txn_start(vol);
 	}

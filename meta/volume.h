@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // A volume: device + superblock + system files + store + allocator + transactions, opened and closed as one.
 //
-// Opening recovers by itself: SQLite replays the committed part of the WAL, which is all the recovery there is. Cost: the
-// WAL's length (bounded), one row per touched metaslab; nothing grows with the device.
+// Opening recovers by itself: SQLite replays the committed part of the WAL, and deferred writes are finished. Cost: the WAL's length and
+// the deferred writes (both bounded), one row per touched metaslab; nothing grows with the device.
 #ifndef HYBRIDFS_META_VOLUME_H
 #define HYBRIDFS_META_VOLUME_H
 
@@ -14,7 +14,9 @@
 #include "alloc/alloc.h"
 #include "block/bdev.h"
 #include "block/superblock.h"
+#include "meta/csum.h"
 #include "meta/dbvfs.h"
+#include "meta/deferred.h"
 #include "meta/store.h"
 #include "meta/sysfile.h"
 #include "meta/txn.h"
@@ -24,6 +26,8 @@ struct volume {
 	struct sysfiles files; // with the superblock
 	struct dbvfs *vfs;
 	struct store *store;
+	struct csums *csums;       // the store's lock guards these two
+	struct deferred *deferred;
 	struct alloc *alloc;   // NULL if opened with VOLUME_NO_ALLOC
 	size_t alloc_bytes_max; // see volume_opts
 	struct txn_mgr *txn;   // NULL if read-only

@@ -142,10 +142,10 @@ START_TEST(sequential_writes_are_contiguous)
 }
 END_TEST
 
-// Small appends in one transaction stay in the block they began; the first one of the next transaction moves it.
-START_TEST(appends_and_copy_on_write)
+// Small appends stay in the block they began, in one transaction and over several. More than a few blocks move.
+START_TEST(appends_stay_and_large_overwrites_move)
 {
-	uint8_t *buf = pattern(BLK_SIZE, 5);
+	uint8_t *buf = pattern(17 * BLK_SIZE, 5);
 	struct extent a, b;
 	uint64_t ino;
 
@@ -160,8 +160,15 @@ START_TEST(appends_and_copy_on_write)
 	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
 	ft_write(&t, ino, buf + 3500, 10, 3500);
 	ck_assert_uint_eq(ft_extents(&t, ino, &b, 1), 1);
-	ck_assert_uint_ne(a.phys_blk, b.phys_blk);
+	ck_assert_uint_eq(a.phys_blk, b.phys_blk);
 	ft_expect(&t, ino, buf, 3510);
+	ft_write(&t, ino, buf, 17 * BLK_SIZE, 0);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert_uint_eq(ft_extents(&t, ino, &a, 1), 1);
+	ft_write(&t, ino, buf, 17 * BLK_SIZE, 0);
+	ck_assert_uint_eq(ft_extents(&t, ino, &b, 1), 1);
+	ck_assert_uint_ne(a.phys_blk, b.phys_blk);
+	ft_expect(&t, ino, buf, 17 * BLK_SIZE);
 	free(buf);
 	ft_end(&t);
 }
@@ -605,7 +612,7 @@ int main(void)
 	tcase_add_test(tc, inline_files);
 	tcase_add_test(tc, inline_to_blocks);
 	tcase_add_test(tc, sequential_writes_are_contiguous);
-	tcase_add_test(tc, appends_and_copy_on_write);
+	tcase_add_test(tc, appends_stay_and_large_overwrites_move);
 	tcase_add_test(tc, preallocated_blocks_stay);
 	tcase_add_test(tc, failed_allocation_keeps_the_size);
 	tcase_add_test(tc, limits);

@@ -64,7 +64,45 @@ static inline int ft_add_len(void *ctx, uint64_t start_blk, uint64_t len_blk)
 	return 0;
 }
 
-// Invariants of rows, maps, counts and the allocator.
+// Every block of every file can be read: its checksum is there and fits.
+static inline void ft_check_data(struct ft *t)
+{
+	static uint8_t buf[1u << 20];
+	struct { uint64_t ino, off, len; } ext[64];
+	unsigned n;
+	uint64_t ino = 0, off = 0;
+
+	do {
+		sqlite3_stmt *stmt;
+
+		n = 0;
+		store_lock(t->vol->store);
+		ck_assert_int_eq(sqlite3_prepare_v2(store_db(t->vol->store), "SELECT e.ino, e.off, e.len FROM extent e JOIN inode i USING (ino)"
+			" WHERE e.flags = 0 AND e.off * 4096 < i.size AND (e.ino, e.off) > (?1, ?2) ORDER BY e.ino, e.off LIMIT 64", -1, &stmt,
+			NULL), SQLITE_OK);
+		sqlite3_bind_int64(stmt, 1, (int64_t)ino);
+		sqlite3_bind_int64(stmt, 2, (int64_t)off);
+		for (; sqlite3_step(stmt) == SQLITE_ROW; n++) {
+			ext[n].ino = ino = (uint64_t)sqlite3_column_int64(stmt, 0);
+			ext[n].off = off = (uint64_t)sqlite3_column_int64(stmt, 1);
+			ext[n].len = (uint64_t)sqlite3_column_int64(stmt, 2);
+		}
+		sqlite3_finalize(stmt);
+		store_unlock(t->vol->store);
+		for (unsigned i = 0; i < n; i++) {
+			uint64_t at = ext[i].off * BLK_SIZE, end = at + ext[i].len * BLK_SIZE;
+			size_t done = 1;
+			int r = 0;
+
+			for (; r == 0 && done > 0 && at < end; at += done)
+				r = fs_read(t->fs, ext[i].ino, buf, min_u64(sizeof(buf), end - at), at, &done);
+			ck_assert_msg(r == 0, "inode %llu cannot be read at %llu: %d", (unsigned long long)ext[i].ino,
+			              (unsigned long long)at, r);
+		}
+	} while (n == 64);
+}
+
+// Invariants of rows, maps, checksums, counts and the allocator.
 static inline void ft_check(struct ft *t)
 {
 	static const char *const none[] = { // each counts what must not be
@@ -87,6 +125,8 @@ static inline void ft_check(struct ft *t)
 		"SELECT count(*) FROM dirent d LEFT JOIN inode i USING (ino) WHERE i.ino IS NULL OR d.type <> i.mode >> 12 OR"
 		" (d.type = 4 AND i.parent <> d.parent)",
 		"SELECT count(*) FROM inode WHERE nlink = 0 AND ino NOT IN (SELECT ino FROM orphan)",
+		"SELECT count(*) FROM deferred d WHERE NOT EXISTS (SELECT 1 FROM extent e WHERE e.flags = 0 AND d.phys >= e.phys AND"
+		" d.phys < e.phys + e.len)",
 	};
 	struct errmsg why = { "" };
 	struct alloc_stats st;
@@ -102,6 +142,7 @@ static inline void ft_check(struct ft *t)
 	alloc_get_stats(t->vol->alloc, &st);
 	ck_assert_int_eq(sysfiles_mark(&t->vol->files, 0, t->vol->files.sb.n_blks, ft_add_len, &system), 0);
 	ck_assert_uint_eq(st.free_blk + st.freeing_blk + owned + system, t->vol->files.sb.n_blks);
+	ft_check_data(t);
 }
 
 static inline void ft_end(struct ft *t)

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: MIT
+// Checksums and deferred writes, through the filesystem core: where blocks are written, how many flushes that costs, what a crash leaves,
+// and what damage on the device looks like.
+#include "fstest.h"
+
+static struct ft t;
+
+static uint8_t *pattern(size_t len, unsigned seed)
+{
+	uint8_t *buf = malloc(len);
+	unsigned state = seed * 2654435761u + 1;
+
+	for (size_t i = 0; i < len; i++)
+		buf[i] = (uint8_t)(vt_rand(&state) >> 8);
+	return buf;
+}
+
+static uint64_t durable_file(const char *name, const void *buf, size_t len)
+{
+	uint64_t ino = ft_create(&t, ROOT_INO, name);
+
+	ft_write(&t, ino, buf, len, 0);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	return ino;
+}
+
+static uint64_t flushes(void) { return atomic_load(&t.dev->n_flushes); }
+
+static int64_t n_rows(void)
+{
+	int64_t n;
+
+	store_lock(t.vol->store);
+	n = ft_sql(&t, "SELECT count(*) FROM deferred");
+	store_unlock(t.vol->store);
+	return n;
+}
+
+// ---- where and when ----
+
+START_TEST(random_overwrites_do_not_fragment)
+{
+	unsigned state = vt_seed(7);
+	uint8_t *buf = pattern(16 * MIB, 1);
+	struct extent a[16], b[16];
+	unsigned n;
+	uint64_t ino;
+
+	ft_new(&t, 64 * MIB);
+	ino = durable_file("f", buf, 16 * MIB);
+	n = ft_extents(&t, ino, a, 16);
+	for (unsigned i = 0; i < 3000; i++) {
+		uint64_t blk = vt_rand(&state) % 4096, len = 1 + vt_rand(&state) % 3;
+
+		len = min_u64(len, 4096 - blk) * BLK_SIZE - vt_rand(&state) % BLK_SIZE;
+		memset(buf + blk * BLK_SIZE, (int)i, len);
+		ft_write(&t, ino, buf + blk * BLK_SIZE, len, blk * BLK_SIZE);
+		if (i % 50 == 0)
+			ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	}
+	ft_expect(&t, ino, buf, 16 * MIB);
+	ck_assert_uint_eq(ft_extents(&t, ino, b, 16), n);
+	for (unsigned i = 0; i < n; i++)
+		ck_assert(a[i].off_blk == b[i].off_blk && a[i].phys_blk == b[i].phys_blk && a[i].len_blk == b[i].len_blk);
+	ft_unmount(&t);
+	ft_mount(&t, t.dev);
+	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "f", &ino), 0);
+	ft_expect(&t, ino, buf, 16 * MIB);
+	ck_assert_int_eq(n_rows(), 0);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// What an fsync costs: the whole promise of deferring.
+static const struct {
+	const char *what;
+	uint64_t len, off;
+	unsigned want;
+} flush_cases[] = {
+	{ "overwrite of a block", BLK_SIZE, BLK_SIZE, 1 },
+	{ "overwrite inside a block", 10, 100, 1 },
+	{ "overwrite of 64 KiB", 64 * KIB, 0, 1 },
+	{ "append of a block", BLK_SIZE, MIB, 1 },
+	{ "append of 100 bytes", 100, MIB, 1 },
+	{ "append of 64 KiB", 64 * KIB, MIB, 1 },
+	{ "append of 68 KiB", 68 * KIB, MIB, 2 },
+	{ "overwrite of 68 KiB", 68 * KIB, 0, 2 },
+	{ "overwrite of 1 MiB", MIB, 0, 2 },
+};
+
+START_TEST(flushes_per_fsync)
+{
+	uint8_t *buf = pattern(MIB, 2);
+	uint64_t ino, before;
+
+	ft_new(&t, 64 * MIB);
+	ino = durable_file("f", buf, MIB);
+	before = flushes();
+	ft_write(&t, ino, buf, flush_cases[_i].len, flush_cases[_i].off);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert_msg(flushes() - before == flush_cases[_i].want, "%s: %llu flushes", flush_cases[_i].what,
+	              (unsigned long long)(flushes() - before));
+	ino = ft_create(&t, ROOT_INO, "g"); // names and attributes alone, and a small new file
+	before = flushes();
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert_uint_eq(flushes() - before, 1);
+	before = flushes();
+	durable_file("h", buf, 3 * BLK_SIZE);
+	ck_assert_uint_eq(flushes() - before, 1);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// A hundred fsyncs of one block each: the rows of the earlier ones go without a flush or a transaction of their own.
+START_TEST(rows_do_not_gather)
+{
+	uint8_t *buf = pattern(MIB, 3);
+	uint64_t ino, before;
+
+	ft_new(&t, 1024 * MIB); // its log does not start anew meanwhile
+	ino = durable_file("f", buf, MIB);
+	before = flushes();
+	for (unsigned i = 0; i < 100; i++) {
+		ft_write(&t, ino, buf, BLK_SIZE, (i * 37 % 256) * BLK_SIZE);
+		ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+		ck_assert_int_le(n_rows(), 3);
+	}
+	ck_assert_uint_eq(flushes() - before, 100);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// The device holds the old block until the transaction is durable, readers see the new one at once.
+START_TEST(in_place_only_when_durable)
+{
+	uint8_t *old = pattern(MIB, 4), *new = pattern(BLK_SIZE, 5), on_device[BLK_SIZE];
+	struct extent ext;
+	uint64_t ino;
+
+	ft_new(&t, 64 * MIB);
+	ino = durable_file("f", old, MIB);
+	ck_assert_uint_eq(ft_extents(&t, ino, &ext, 1), 1);
+	ft_write(&t, ino, new, BLK_SIZE, 5 * BLK_SIZE);
+	memcpy(old + 5 * BLK_SIZE, new, BLK_SIZE);
+	ft_expect(&t, ino, old, MIB);
+	ck_assert_int_eq(bdev_read(t.dev, on_device, BLK_SIZE, (ext.phys_blk + 5) * BLK_SIZE), 0);
+	ck_assert_int_ne(memcmp(on_device, new, BLK_SIZE), 0);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert_int_eq(bdev_read(t.dev, on_device, BLK_SIZE, (ext.phys_blk + 5) * BLK_SIZE), 0);
+	ck_assert_int_eq(memcmp(on_device, new, BLK_SIZE), 0);
+	ft_expect(&t, ino, old, MIB);
+	free(old);
+	free(new);
+	ft_end(&t);
+}
+END_TEST
+
+// An unlinked file takes its deferred writes along: its blocks are somebody else's soon.
+START_TEST(freed_blocks_are_not_written)
+{
+	uint8_t *a = pattern(MIB, 6), *b = pattern(MIB, 7);
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	for (unsigned round = 0; round < 30; round++) {
+		ino = durable_file("f", a, MIB);
+		ft_write(&t, ino, b, 64 * KIB, round * 8 * KIB);
+		if (round % 2 == 0)
+			ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+		ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "f"), 0);
+		fs_forget(t.fs, ino, 1);
+		ck_assert_int_eq(fs_sync(t.fs), 0);
+		ino = durable_file("g", b, MIB);
+		ft_expect(&t, ino, b, MIB);
+		ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "g"), 0);
+		fs_forget(t.fs, ino, 1);
+	}
+	free(a);
+	free(b);
+	ft_end(&t);
+}
+END_TEST
+
+// ---- crashes ----
+
+struct only { // entries of the log that a crash leaves
+	size_t drop_from, drop_to;
+	size_t tear;
+};
+
+static bool keep(void *ctx, size_t entry, uint64_t *from, uint64_t *to)
+{
+	const struct only *o = ctx;
+
+	if (entry == o->tear)
+		*to = *from + (*to - *from) / 2;
+	return entry < o->drop_from || entry >= o->drop_to;
+}
+
+static void expect_old_or_new(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, bool must_be_new)
+{
+	struct ft after = { 0 };
+	uint8_t *got = malloc(len);
+	uint64_t ino;
+	size_t done;
+
+	ft_mount(&after, dev);
+	ck_assert_int_eq(ft_lookup(&after, ROOT_INO, "f", &ino), 0);
+	ck_assert_int_eq(fs_read(after.fs, ino, got, len, 0, &done), 0);
+	ck_assert_uint_eq(done, len);
+	ck_assert_msg(memcmp(got, new, len) == 0 || (!must_be_new && memcmp(got, old, len) == 0), "neither before nor after");
+	free(got);
+	ft_end(&after);
+}
+
+// An overwrite of 16 blocks and an fsync, and one more fsync'ed change that takes the rows away: at every write of the log, with every other
+// write since the last flush dropped or torn, the file is as before or as after, and after once the fsync has returned.
+START_TEST(every_crash_is_before_or_after)
+{
+	uint8_t *old = pattern(MIB, 8), *new = malloc(MIB);
+	size_t synced;
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", old, MIB);
+	memcpy(new, old, MIB);
+	memset(new + 100000, 0x5a, 60000);
+	testdev_record(t.dev, true);
+	ft_write(&t, ino, new + 100000, 60000, 100000);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	synced = testdev_log_len(t.dev);
+	for (unsigned i = 0; i < 3; i++) {
+		ft_create(&t, ROOT_INO, i == 0 ? "x" : i == 1 ? "y" : "z");
+		ck_assert_int_eq(fs_sync(t.fs), 0);
+	}
+	testdev_record(t.dev, false);
+	for (size_t cut = 1; cut <= testdev_log_len(t.dev); cut++)
+		for (size_t i = 0; i < cut; i++) {
+			struct only o = { .drop_from = i, .drop_to = i % 2 != 0 ? i + 1 : cut, .tear = cut - 1 };
+			struct bdev *crashed;
+
+			ck_assert_int_eq(testdev_crash_state(t.dev, cut, keep, &o, &crashed), 0);
+			expect_old_or_new(crashed, old, new, MIB, cut >= synced);
+		}
+	free(old);
+	free(new);
+	ft_end(&t);
+}
+END_TEST
+
+// Without recovery (read-only), the rows are looked up; with it, they are written and deleted. Both ways, and twice.
+START_TEST(pending_rows_are_seen_and_finished)
+{
+	uint8_t *buf = pattern(MIB, 9);
+	struct only o = { 0 };
+	struct bdev *crashed, *copy;
+	size_t from;
+	uint64_t ino;
+	struct ft ro = { 0 };
+	struct fs_opts opts = { .atime = FS_NOATIME };
+
+	ft_new(&t, 1024 * MIB);
+	ino = durable_file("f", buf, MIB);
+	testdev_record(t.dev, true);
+	memset(buf + 8 * BLK_SIZE, 0x77, 3 * BLK_SIZE);
+	ft_write(&t, ino, buf + 8 * BLK_SIZE, 3 * BLK_SIZE, 8 * BLK_SIZE);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	testdev_record(t.dev, false);
+	for (from = testdev_log_len(t.dev); testdev_log_at(t.dev, from - 1)->op != TESTDEV_FLUSH; from--)
+		;
+	o = (struct only){ .drop_from = from, .drop_to = SIZE_MAX, .tear = SIZE_MAX };
+	ck_assert_uint_lt(from, testdev_log_len(t.dev)); // the writes in place come after the flush
+	ck_assert_int_eq(testdev_crash_state(t.dev, testdev_log_len(t.dev), keep, &o, &crashed), 0);
+	ck_assert_int_eq(testdev_clone(crashed, &copy), 0);
+
+	ro.dev = copy;
+	ro.vol = vt_open_flags(copy, VOLUME_READ_ONLY);
+	ck_assert_int_eq(fs_create_context(ro.vol, &opts, &ro.fs), 0);
+	ft_expect(&ro, ino, buf, MIB);
+	ck_assert_uint_eq(atomic_load(&copy->n_writes), 0);
+	ft_unmount(&ro);
+	bdev_close(copy);
+
+	for (unsigned i = 0; i < 2; i++) { // the second time over what the first one has written, without a clean end
+		ck_assert_int_eq(testdev_clone(crashed, &copy), 0);
+		ft_mount(&ro, copy);
+		ft_expect(&ro, ino, buf, MIB);
+		ft_crash(&ro);
+		ft_expect(&ro, ino, buf, MIB);
+		ft_end(&ro);
+	}
+	bdev_close(crashed);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// ---- damage ----
+
+static void flip(uint64_t phys_blk, unsigned byte)
+{
+	uint8_t blk[BLK_SIZE];
+
+	ck_assert_int_eq(bdev_read(t.dev, blk, BLK_SIZE, phys_blk * BLK_SIZE), 0);
+	blk[byte] ^= 1;
+	ck_assert_int_eq(bdev_write(t.dev, blk, BLK_SIZE, phys_blk * BLK_SIZE), 0);
+}
+
+START_TEST(one_bit_is_one_block)
+{
+	uint8_t *buf = pattern(MIB, 10), *got = malloc(MIB);
+	struct extent ext;
+	uint64_t ino;
+	size_t done;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", buf, MIB);
+	ck_assert_uint_eq(ft_extents(&t, ino, &ext, 1), 1);
+	flip(ext.phys_blk + 100, 4095);
+	ck_assert_int_eq(fs_read(t.fs, ino, got, MIB, 0, &done), -EIO);
+	ck_assert_uint_eq(done, 100 * BLK_SIZE);
+	ck_assert_int_eq(memcmp(got, buf, done), 0);
+	for (unsigned off = 0; off < MIB; off += 1000) { // partial reads: only those that touch the block
+		bool touches = off < 101 * BLK_SIZE && off + 10 > 100 * BLK_SIZE;
+		int r = fs_read(t.fs, ino, got, 10, off, &done);
+
+		ck_assert_int_eq(r, touches ? -EIO : 0);
+		ck_assert(touches || memcmp(got, buf + off, 10) == 0);
+	}
+	// A write of a part needs the rest; a write of all of it heals the block.
+	ck_assert_int_eq(fs_write(t.fs, ino, buf, 10, 100 * BLK_SIZE + 5, false, &done), -EIO);
+	ft_write(&t, ino, buf + 100 * BLK_SIZE, BLK_SIZE, 100 * BLK_SIZE);
+	ft_expect(&t, ino, buf, MIB);
+	free(buf);
+	free(got);
+	ft_end(&t);
+}
+END_TEST
+
+START_TEST(a_missing_checksum_is_an_error)
+{
+	uint8_t *buf = pattern(MIB, 11), got[BLK_SIZE];
+	uint64_t ino;
+	size_t done;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", buf, MIB);
+	store_lock(t.vol->store);
+	ck_assert_int_eq(sqlite3_exec(store_db(t.vol->store), "DELETE FROM csum", NULL, NULL, NULL), SQLITE_OK);
+	store_unlock(t.vol->store);
+	ck_assert_int_eq(fs_read(t.fs, ino, got, BLK_SIZE, 0, &done), -EIO);
+	ft_write(&t, ino, buf, MIB, 0);
+	ft_expect(&t, ino, buf, MIB);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// Rows of chunks go when the whole chunk is freed; the table does not grow with what has been deleted.
+START_TEST(checksums_go_with_their_chunks)
+{
+	uint8_t *buf = pattern(8 * MIB, 12);
+	uint64_t ino;
+	int64_t left;
+
+	ft_new(&t, 32 * MIB);
+	ino = durable_file("f", buf, 8 * MIB);
+	ck_assert_int_eq(ft_truncate(&t, ino, 0), 0);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	store_lock(t.vol->store);
+	left = ft_sql(&t, "SELECT count(*) FROM csum");
+	store_unlock(t.vol->store);
+	ck_assert_int_le(left, 2); // the chunks at both ends
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// ---- volumes that are full, and many threads' worth of blocks ----
+
+START_TEST(a_full_volume_can_be_overwritten)
+{
+	uint8_t *buf = pattern(MIB, 13);
+	unsigned state = 5;
+	uint64_t ino, size = 0;
+	size_t done;
+	int r;
+
+	ft_new(&t, 16 * MIB);
+	ino = ft_create(&t, ROOT_INO, "f");
+	do {
+		r = fs_write(t.fs, ino, buf, MIB, size, false, &done);
+		size += done;
+	} while (r == 0 && done > 0);
+	ck_assert_int_eq(r, -ENOSPC);
+	for (unsigned i = 0; i < 2000; i++) {
+		uint64_t off = (uint64_t)vt_rand(&state) % (size / BLK_SIZE) * BLK_SIZE;
+
+		ft_write(&t, ino, buf + i % 200 * BLK_SIZE, min_u64(size - off, (1 + i % 16) * BLK_SIZE), off);
+		if (i % 100 == 0)
+			ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	}
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// Without an fsync: transactions close by themselves before they hold too much.
+START_TEST(many_overwrites_close_the_transaction)
+{
+	uint8_t *buf = pattern(32 * MIB, 14);
+	uint64_t ino, first;
+
+	ft_new(&t, 256 * MIB);
+	ino = durable_file("f", buf, 32 * MIB);
+	first = txn_durable_id(t.vol);
+	for (uint64_t at = 0; at < 32 * MIB; at += 8 * KIB) {
+		buf[at] ^= 0xff;
+		ft_write(&t, ino, buf + at, 8 * KIB, at);
+		ck_assert_uint_le(deferred_open_blk(t.vol->deferred), DEFERRED_TXN_MAX_BLK + 2);
+	}
+	ck_assert_uint_ge(txn_durable_id(t.vol) - first, 3);
+	ft_expect(&t, ino, buf, 32 * MIB);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("deferred");
+	TCase *tc = tcase_create("order");
+
+	tcase_set_timeout(tc, 120);
+	tcase_add_test(tc, random_overwrites_do_not_fragment);
+	tcase_add_loop_test(tc, flushes_per_fsync, 0, ARRAY_LEN(flush_cases));
+	tcase_add_test(tc, rows_do_not_gather);
+	tcase_add_test(tc, in_place_only_when_durable);
+	tcase_add_test(tc, freed_blocks_are_not_written);
+	tcase_add_test(tc, every_crash_is_before_or_after);
+	tcase_add_test(tc, pending_rows_are_seen_and_finished);
+	suite_add_tcase(suite, tc);
+	tc = tcase_create("damage");
+	tcase_add_test(tc, one_bit_is_one_block);
+	tcase_add_test(tc, a_missing_checksum_is_an_error);
+	tcase_add_test(tc, checksums_go_with_their_chunks);
+	suite_add_tcase(suite, tc);
+	tc = tcase_create("much");
+	tcase_set_timeout(tc, 120);
+	tcase_add_test(tc, a_full_volume_can_be_overwritten);
+	tcase_add_test(tc, many_overwrites_close_the_transaction);
+	suite_add_tcase(suite, tc);
+	return ft_main(suite);
+}
