@@ -32,6 +32,7 @@ int fs_create_context(struct volume *vol, const struct fs_opts *opts, struct fs 
 	fs->vol = vol;
 	fs->st = vol->store;
 	fs->atime = opts->atime;
+	fs->nodatacow = opts->nodatacow;
 	r = inode_table_init(&fs->inodes);
 	if (r != 0) {
 		free(fs);

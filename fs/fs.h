@@ -40,6 +40,7 @@ struct fs_opts {
 	enum fs_atime atime;
 	bool discard;           // tell the device in the background what was freed, if it can
 	unsigned trim_delay_ms; // from a deletion to that; 0 = a few seconds
+	bool nodatacow;         // files made through this context are FS_NOCOW_FL
 };
 
 // The volume is not owned. Starts the reaper, which finishes the orphans that a crash left (not on a read-only volume).
@@ -112,6 +113,11 @@ int fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t
 int fs_setxattr(struct fs *fs, uint64_t ino, const char *name, const void *value, size_t len, int flags) ATTR_MUST_USE;
 int fs_listxattr(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len) ATTR_MUST_USE;
 int fs_removexattr(struct fs *fs, uint64_t ino, const char *name) ATTR_MUST_USE;
+
+// Flags as chattr(1) sets them: FS_NOCOW_FL alone, of regular files (no checksums, overwritten in place) and of directories (new files in it
+// get it). -EOPNOTSUPP for others, -EINVAL for a file that has blocks already.
+int fs_get_flags(struct fs *fs, uint64_t ino, unsigned *flags) ATTR_MUST_USE;
+int fs_set_flags(struct fs *fs, uint64_t ino, unsigned flags) ATTR_MUST_USE;
 
 // ---- data (fs_read.c, fs_write.c, fs_alloc.c) ----
 // Reads up to len bytes; *done is short only at the end of the file; buf may be written beyond it. Holes and unwritten ranges are zeros.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Attributes of inodes and of the whole filesystem. Extended attributes are in fs_xattr.c.
 #include <errno.h>
+#include <linux/fs.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -126,4 +127,65 @@ int fs_statfs(struct fs *fs, struct statvfs *out)
 	};
 	memcpy(&out->f_fsid, fs->vol->files.sb.uuid, sizeof(out->f_fsid));
 	return 0;
+}
+
+// ---- flags ----
+
+int fs_get_flags(struct fs *fs, uint64_t ino, unsigned *flags)
+{
+	struct inode_row row;
+	int r;
+
+	store_lock(fs->st);
+	r = inode_get(fs->st, ino, &row);
+	store_unlock(fs->st);
+	if (r == 0)
+		*flags = (row.flags & INODE_NODATACOW) != 0 ? FS_NOCOW_FL : 0;
+	return r;
+}
+
+// Store lock held, handle joined.
+static int set_flags_locked(struct fs *fs, uint64_t ino, bool nodatacow)
+{
+	struct inode_row row;
+	int r;
+
+	r = inode_get(fs->st, ino, &row);
+	if (r != 0)
+		return r;
+	if (((row.flags & INODE_NODATACOW) != 0) == nodatacow)
+		return 0;
+	if (!S_ISREG(row.mode) && !S_ISDIR(row.mode))
+		return -EOPNOTSUPP;
+	if (S_ISREG(row.mode) && (row.flags & INODE_INLINE) == 0)
+		return -EINVAL; // some blocks with checksums, others without?
+	row.flags ^= INODE_NODATACOW;
+	row.ctime_ns = fs_now_ns();
+	return inode_update(fs->st, &row);
+}
+
+int fs_set_flags(struct fs *fs, uint64_t ino, unsigned flags)
+{
+	struct inode *in;
+	uint64_t txn;
+	int r;
+
+	if ((flags & ~(unsigned)FS_NOCOW_FL) != 0)
+		return -EOPNOTSUPP;
+	in = inode_pin(fs, ino);
+	if (in == NULL)
+		return -ENOMEM;
+	r = inode_lock_change(fs, in);
+	if (r != 0)
+		goto out;
+	r = fs_begin(fs, TXN_FREE, &txn);
+	if (r == 0) {
+		r = set_flags_locked(fs, ino, (flags & FS_NOCOW_FL) != 0);
+		inode_touch(fs, ino, txn);
+		fs_end(fs);
+	}
+	pthread_rwlock_unlock(&in->lock);
+out:
+	inode_unpin(fs, in);
+	return r;
 }

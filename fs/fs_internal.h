@@ -48,6 +48,7 @@ struct fs {
 	struct volume *vol;
 	struct store *st; // the volume's
 	enum fs_atime atime;
+	bool nodatacow;
 	struct inode_table inodes;
 	struct reaper reaper;
 	struct trimmer trimmer;

@@ -147,10 +147,14 @@ static int add_name(struct fs *fs, struct inode_row *dir, const char *name, size
 	return 0;
 }
 
-static void inherit(struct inode_row *row, const struct inode_row *dir)
+static void inherit(const struct fs *fs, struct inode_row *row, const struct inode_row *dir)
 {
 	if (S_ISDIR(row->mode))
 		row->parent = dir->ino;
+	if (S_ISDIR(row->mode) || S_ISREG(row->mode))
+		row->flags |= dir->flags & INODE_NODATACOW;
+	if (S_ISREG(row->mode) && fs->nodatacow)
+		row->flags |= INODE_NODATACOW;
 	if ((dir->mode & S_ISGID) == 0)
 		return;
 	row->gid = dir->gid;
@@ -170,7 +174,7 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, size_t 
 		return r;
 	if (S_ISDIR(row->mode) && dir.nlink == UINT32_MAX)
 		return -EMLINK;
-	inherit(row, &dir);
+	inherit(fs, row, &dir);
 	row->atime_ns = row->mtime_ns = row->ctime_ns = row->btime_ns = now;
 	r = add_name(fs, &dir, name, len, row, now);
 	if (r == 0)

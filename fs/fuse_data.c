@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 // FUSE operations on the contents of files.
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "fs/fuse_ops.h"
@@ -34,16 +37,22 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	reply_status(req, -ENOSYS);
 }
 
+// A bad block in the middle: direct reads get what is before it. A buffered read that came short would make the kernel fill its pages
+// with zeros; after an error it asks again for each page, and only those with the block fail.
+static bool short_is_good(const struct fuse_file_info *fi, int rc, size_t done)
+{
+	return rc == -EIO && done > 0 && (fi->flags & O_DIRECT) != 0;
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	char *buf = malloc(max_u64(size, 1));
 	size_t done = 0;
 	int rc = -ENOMEM;
 
-	(void)fi;
 	if (buf != NULL)
 		rc = fs_read(fs_of(req), ino, buf, size, (uint64_t)off, &done);
-	if (rc != 0)
+	if (rc != 0 && !short_is_good(fi, rc, done))
 		reply_status(req, rc);
 	else
 		fuse_reply_buf(req, buf, done);
@@ -116,17 +125,29 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_off, struct fuse
 		fuse_reply_write(req, done);
 }
 
-// None is known. Saying ENOTTY, and not ENOSYS, is what programs that try one expect.
+// Programs that try one expect ENOTTY, not ENOSYS. The kernel asks for flags with an int, whatever the number says, and for the
+// attributes that XFS has before it sets flags: there are none.
 void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags, const void *in,
               size_t in_size, size_t out_size)
 {
-	(void)ino;
-	(void)cmd;
+	struct fsxattr none = { 0 };
+	unsigned value = 0;
+	int rc = -ENOTTY;
+
 	(void)arg;
 	(void)fi;
 	(void)flags;
-	(void)in;
-	(void)in_size;
-	(void)out_size;
-	reply_status(req, -ENOTTY);
+	if (cmd == (unsigned)FS_IOC_GETFLAGS && out_size >= sizeof(value)) {
+		rc = fs_get_flags(fs_of(req), ino, &value);
+	} else if (cmd == (unsigned)FS_IOC_SETFLAGS && in_size >= sizeof(value)) {
+		memcpy(&value, in, sizeof(value));
+		rc = fs_set_flags(fs_of(req), ino, value);
+	} else if (cmd == (unsigned)FS_IOC_FSGETXATTR && out_size >= sizeof(none)) {
+		fuse_reply_ioctl(req, 0, &none, sizeof(none));
+		return;
+	}
+	if (rc != 0)
+		reply_status(req, rc);
+	else
+		fuse_reply_ioctl(req, 0, &value, cmd == (unsigned)FS_IOC_GETFLAGS ? sizeof(value) : 0);
 }

@@ -24,7 +24,7 @@ enum opt_kind {
 	OPT_ALLOW_OTHER,
 	OPT_WRITEBACK,
 	OPT_COMMIT,
-	OPT_DISCARD, OPT_NODISCARD,
+	OPT_DISCARD, OPT_NODISCARD, OPT_NODATACOW,
 	OPT_POLL,
 	OPT_ALLOC,
 	OPT_REMOUNT,
@@ -46,6 +46,7 @@ static const struct opt opt_table[] = {
 	{ "commit=", OPT_COMMIT },
 	{ "discard", OPT_DISCARD },
 	{ "nodiscard", OPT_NODISCARD },
+	{ "nodatacow", OPT_NODATACOW },
 	{ "poll=", OPT_POLL },
 	{ "alloc=", OPT_ALLOC },
 	{ "remount", OPT_REMOUNT },
@@ -183,6 +184,9 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 	case OPT_DISCARD:
 	case OPT_NODISCARD:
 		o->discard = opt->kind == OPT_DISCARD;
+		return 0;
+	case OPT_NODATACOW:
+		o->nodatacow = true;
 		return 0;
 	case OPT_COMMIT:
 		return parse_commit(o, strchr(word, '=') + 1, why);
@@ -359,6 +363,9 @@ void options_help(FILE *to)
 	      "                       comparison df, cf, ndf, avl, stupid or bitmap\n"
 	      "  discard nodiscard    tell the device in the background which blocks were\n"
 	      "                       freed, if it can take that (default discard)\n"
+	      "  nodatacow            new files are overwritten in place, without checksums\n"
+	      "                       (as chattr +C): faster for some databases, not safe\n"
+	      "                       against crashes and not against damage\n"
 	      "  relatime noatime strictatime\n"
 	      "                       when reading a file updates its access time\n"
 	      "                       (default relatime)\n"

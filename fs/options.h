@@ -46,6 +46,7 @@ struct options {
 	bool allow_other;
 	bool writeback;
 	bool discard;           // freed space is trimmed
+	bool nodatacow;
 	unsigned commit_s;      // seconds between commits; 0 = the volume's default
 	unsigned poll_us;       // see duty.h; 0 = never
 	const struct engine_ops *engine; // of the allocator; NULL = the default one
