@@ -5,7 +5,9 @@
 #
 #     bench/compare.sh [options]
 #       --build DIR     where HybridFS was built (the build folder of the source tree)
-#       --only A,B,...  of hybridfs ext4 xfs btrfs fuse2fs ntfs-3g (all)
+#       --only A,B,...  of hybridfs ext4 xfs btrfs fuse2fs ntfs-3g (all of these), and hybridfs-nodatacow (mounted with -o nodatacow: what
+#                       checksums and atomic overwrites cost)
+#       --stream        only bench/stream
 #       --rounds N      (3); the filesystems take turns in each round
 #       --files N       for bench/meta (20000)
 #       --threads N     for bench/meta (1)
@@ -26,6 +28,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 build=$top/build
 wanted=hybridfs,ext4,xfs,btrfs,fuse2fs,ntfs-3g
 rounds=3
+with_meta=yes
 files=20000
 threads=1
 size=256M
@@ -39,6 +42,7 @@ die() { echo "compare.sh: $*" >&2; exit 1; }
 while [ $# -gt 0 ]; do
 	case $1 in
 	--pin) pin='taskset -c 0'; shift; continue ;;
+	--stream) with_meta=; shift; continue ;;
 	-h | --help) sed -n '3,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
 	esac
 	[ $# -ge 2 ] || die "$1: unknown option, or its value is missing; try --help"
@@ -105,7 +109,7 @@ trap 'cleanup; exit 130' INT TERM
 # Why filesystem $1 cannot be measured here; nothing if it can.
 missing() {
 	case $1 in
-	hybridfs) tools="$build/mkfs/mkfs.hybridfs $build/fs/hybridfs" ;;
+	hybridfs*) tools="$build/mkfs/mkfs.hybridfs $build/fs/hybridfs" ;;
 	ext4 | xfs | btrfs) tools=mkfs.$1 ;;
 	fuse2fs) tools='mkfs.ext4 fuse2fs' ;;
 	ntfs-3g) tools='mkfs.ntfs ntfs-3g' ;;
@@ -128,7 +132,7 @@ missing() {
 
 format() {
 	case $1 in
-	hybridfs) "$build/mkfs/mkfs.hybridfs" -q -s "$image_size" "$2" ;;
+	hybridfs*) "$build/mkfs/mkfs.hybridfs" -q -s "$image_size" "$2" ;;
 	ext4 | fuse2fs) truncate -s "$image_size" "$2" && mkfs.ext4 -q -F "$2" ;;
 	xfs) truncate -s "$image_size" "$2" && mkfs.xfs -q -f "$2" ;;
 	btrfs) truncate -s "$image_size" "$2" && mkfs.btrfs -q -f "$2" ;;
@@ -141,6 +145,7 @@ format() {
 mount_image() {
 	case $1 in
 	hybridfs) $pin "$build/fs/hybridfs" "$2" "$mnt" ;;
+	hybridfs-nodatacow) $pin "$build/fs/hybridfs" -o nodatacow "$2" "$mnt" ;;
 	ext4 | xfs | btrfs) mount -o loop -t "$1" "$2" "$mnt" ;;
 	fuse2fs) $pin fuse2fs "$2" "$mnt" ;;
 	ntfs-3g) $pin ntfs-3g "$2" "$mnt" ;;
@@ -165,7 +170,7 @@ turn() {
 		# shellcheck disable=SC2086
 		$pin "$build/bench/stream" --dir "$mnt" --size 8M --ops 500 --appends 20 >/dev/null || die "warm-up failed on $1"
 	fi
-	bench "$1" "$2" meta --files "$files" --threads "$threads"
+	[ -z "$with_meta" ] || bench "$1" "$2" meta --files "$files" --threads "$threads"
 	bench "$1" "$2" stream --size "$size"
 	unmount
 	wait_for_daemon "$base/$1.img"
@@ -213,7 +218,7 @@ awk -v peers="$peers" '
 	END {
 		np = split(peers, fs, " ")
 		printf "%-22s %-5s", "", "unit"
-		for (i = 1; i <= np; i++) printf " %12s", fs[i]
+		for (i = 1; i <= np; i++) printf " %12s", substr(fs[i], 1, 12)
 		print ""
 		for (p = 1; p <= n; p++) {
 			printf "%-22s %-5s", phase[p], unit[phase[p]]
@@ -229,7 +234,7 @@ awk -v peers="$peers" '
 		if (np < 2 || fs[1] != "hybridfs")
 			exit
 		printf "\nHow many times as fast hybridfs is (above 1: faster; of times in us the inverse):\n%-28s", ""
-		for (i = 2; i <= np; i++) printf " %12s", fs[i]
+		for (i = 2; i <= np; i++) printf " %12s", substr(fs[i], 1, 12)
 		print ""
 		for (p = 1; p <= n; p++) {
 			printf "%-28s", phase[p]

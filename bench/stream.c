@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // bench/stream: how fast a mounted directory moves the bytes of one file.
 //
-// Sequential writing and reading in requests of 1 MiB and 4 KiB, random 4 KiB reads and writes, buffered and direct, and appends of
-// 4 KiB with an fsync each. Writing phases end with an fsync that counts. "Hot" reads come from the page cache; "cold" ones
+// Sequential writing and reading in requests of 1 MiB and 4 KiB, random 4 KiB reads and writes, buffered and direct, and random overwrites
+// and appends of 4 KiB with an fsync each. Writing phases end with an fsync that counts. "Hot" reads come from the page cache; "cold" ones
 // after it was emptied, which only root may do. Random operations go to --ops places that a fixed seed chooses.
 //
 // Works on one file in --dir and removes it.
@@ -131,35 +131,38 @@ static int compare_doubles(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void append_fsync(struct stream *s)
+// 4 KiB and an fsync, again and again: at random places of the file as it is, or at the end of a new one.
+static void write_fsync(struct stream *s, const char *const names[3], bool append)
 {
 	double *took = calloc(s->appends, sizeof(*took));
+	uint64_t seed = 88172645463325252ull;
 	struct bench_timer timer;
 	struct bench_result result;
 	int fd;
 
 	if (took == NULL)
 		bench_die("memory");
-	(void)unlink(s->name);
-	fd = open_file(s, O_WRONLY | O_CREAT | O_TRUNC);
+	if (append)
+		(void)unlink(s->name);
+	fd = open_file(s, append ? O_WRONLY | O_CREAT | O_TRUNC : O_WRONLY);
 	bench_start(&timer);
 	for (uint64_t i = 0; i < s->appends; i++) {
 		double before = bench_now_s();
 
-		write_at(s, fd, SMALL, i * SMALL);
+		write_at(s, fd, SMALL, (append ? i : bench_random(&seed) % (s->size_bytes / SMALL)) * SMALL);
 		if (fsync(fd) < 0)
 			bench_die("fsync %s", s->name);
 		took[i] = bench_now_s() - before;
 	}
-	bench_rate(&s->report, "append_fsync", "/s", (double)s->appends, &timer);
+	bench_rate(&s->report, names[0], "/s", (double)s->appends, &timer);
 	close(fd);
 	qsort(took, s->appends, sizeof(*took), compare_doubles);
 	result = s->report.results[s->report.n - 1];
 	result.unit = "us";
-	result.name = "append_fsync_median";
+	result.name = names[1];
 	result.value = took[s->appends / 2] * 1e6;
 	bench_add(&s->report, &result);
-	result.name = "append_fsync_p99";
+	result.name = names[2];
 	result.value = took[s->appends * 99 / 100] * 1e6;
 	bench_add(&s->report, &result);
 	free(took);
@@ -175,6 +178,8 @@ static void cold_read(struct stream *s, const char *name, size_t request)
 
 static void run(struct stream *s)
 {
+	static const char *const overwrite[] = { "overwrite_fsync", "overwrite_fsync_median", "overwrite_fsync_p99" };
+	static const char *const append[] = { "append_fsync", "append_fsync_median", "append_fsync_p99" };
 	uint64_t seed = 2463534242u;
 
 	if (chdir(s->dir) < 0)
@@ -199,7 +204,8 @@ static void run(struct stream *s)
 	random_io(s, "rand_write_4k", true, 0);
 	random_io(s, "rand_read_4k_direct", false, O_DIRECT);
 	random_io(s, "rand_write_4k_direct", true, O_DIRECT);
-	append_fsync(s);
+	write_fsync(s, overwrite, false);
+	write_fsync(s, append, true);
 
 	if (unlink(s->name) < 0)
 		bench_die("unlink %s", s->name);
@@ -213,7 +219,7 @@ static const char usage[] =
 	"  --dir DIR      a folder on the filesystem to measure\n"
 	"  --size BYTES   of the file, in whole MiB (256M)\n"
 	"  --ops N        operations in each random phase (10000)\n"
-	"  --appends N    appends with fsync (1000)\n"
+	"  --appends N    overwrites, and appends, with an fsync each (1000)\n"
 	"  --json         print JSON\n"
 	"  -h, --help     this text\n";
 
