@@ -41,6 +41,7 @@ struct deferred {
 	struct keymap map;
 	struct blk_list lists[N_STATES];
 	atomic_uint n_open;
+	atomic_uint n_closed; // without those that are on the device
 	unsigned n_noted;    // in the open transaction
 	bool flushes;        // the open transaction flushes its data
 };
@@ -61,6 +62,34 @@ int deferred_create(struct volume *vol, bool passive, struct deferred **out)
 	return 0;
 }
 
+static atomic_uint *counter(struct deferred *d, const struct deferred_blk *e)
+{
+	if (e->state == OPEN)
+		return &d->n_open;
+	return e->state == CLOSED && !e->on_device ? &d->n_closed : NULL;
+}
+
+static void enter_list(struct deferred *d, struct deferred_blk *e, enum state state)
+{
+	e->state = state;
+	TAILQ_INSERT_TAIL(&d->lists[state], e, in_list);
+	if (counter(d, e) != NULL)
+		atomic_fetch_add(counter(d, e), 1);
+}
+
+static void leave_list(struct deferred *d, struct deferred_blk *e)
+{
+	TAILQ_REMOVE(&d->lists[e->state], e, in_list);
+	if (counter(d, e) != NULL)
+		atomic_fetch_sub(counter(d, e), 1);
+}
+
+static void move_to(struct deferred *d, struct deferred_blk *e, enum state state)
+{
+	leave_list(d, e);
+	enter_list(d, e, state);
+}
+
 static void free_blk(struct deferred_blk *e)
 {
 	if (!e->copying)
@@ -71,9 +100,7 @@ static void free_blk(struct deferred_blk *e)
 static void remove_entry(struct deferred *d, struct deferred_blk *e)
 {
 	keymap_remove(&d->map, &e->node);
-	TAILQ_REMOVE(&d->lists[e->state], e, in_list);
-	if (e->state == OPEN)
-		atomic_fetch_sub(&d->n_open, 1);
+	leave_list(d, e);
 	if (e->state == OPEN && e->on_device)
 		d->n_noted--;
 	free_blk(e);
@@ -88,17 +115,6 @@ void deferred_destroy(struct deferred *d)
 			remove_entry(d, TAILQ_FIRST(&d->lists[i]));
 	keymap_destroy(&d->map);
 	free(d);
-}
-
-static void move_to(struct deferred *d, struct deferred_blk *e, enum state state)
-{
-	TAILQ_REMOVE(&d->lists[e->state], e, in_list);
-	if (e->state == OPEN)
-		atomic_fetch_sub(&d->n_open, 1);
-	e->state = state;
-	if (state == OPEN)
-		atomic_fetch_add(&d->n_open, 1);
-	TAILQ_INSERT_TAIL(&d->lists[state], e, in_list);
 }
 
 static void drop_data(struct deferred_blk *e)
@@ -198,9 +214,7 @@ static struct deferred_blk *take(struct volume *vol, struct deferred_blk **list,
 	keymap_add(&d->map, phys_blk, &e->node);
 	e->txn = txn_open_id(vol);
 	e->on_device = on_device;
-	e->state = OPEN;
-	TAILQ_INSERT_TAIL(&d->lists[OPEN], e, in_list);
-	atomic_fetch_add(&d->n_open, 1);
+	enter_list(d, e, OPEN);
 	return e;
 }
 
@@ -448,7 +462,17 @@ static void end_copies(struct deferred *d, const struct copy *copies, unsigned n
 	}
 }
 
+bool deferred_wants_copy(struct deferred *d) { return atomic_load(&d->n_closed) > 0; }
+
 int deferred_durable(struct deferred *d, uint64_t txn)
+{
+	store_lock(d->vol->store);
+	settle(d, txn);
+	store_unlock(d->vol->store);
+	return atomic_load(&d->n_closed) >= DEFERRED_COPY_BLK ? deferred_copy(d, txn) : 0;
+}
+
+int deferred_copy(struct deferred *d, uint64_t txn)
 {
 	struct store *st = d->vol->store;
 	struct copy copies[COPY_BATCH];
@@ -456,7 +480,6 @@ int deferred_durable(struct deferred *d, uint64_t txn)
 	int err = 0;
 
 	store_lock(st);
-	settle(d, txn);
 	while (err == 0 && (n = begin_copies(d, txn, copies)) > 0) {
 		store_unlock(st);
 		qsort(copies, n, sizeof(copies[0]), by_place);
@@ -491,8 +514,7 @@ static int recover_blk(struct volume *vol, uint64_t phys_blk, const void *data)
 	if (e == NULL)
 		return -ENOMEM;
 	e->has_row = true;
-	e->state = COPIED;
-	TAILQ_INSERT_TAIL(&vol->deferred->lists[COPIED], e, in_list);
+	enter_list(vol->deferred, e, COPIED);
 	keymap_add(&vol->deferred->map, phys_blk, &e->node);
 	return 0;
 }

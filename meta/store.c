@@ -99,6 +99,17 @@ sqlite3 *store_db(struct store *st)
 
 // ---- statements ----
 
+// After an I/O error or without memory, SQLite rolls the whole transaction back even if it was only reading: then what the
+// operations before have done is gone, and the volume must not go on as if it were there.
+static int read_failed(struct store *st, int rc, const char *what)
+{
+	int err = store_error(st, rc, what);
+
+	if (st->in_txn && sqlite3_get_autocommit(st->db))
+		store_fail(st, err, what);
+	return err;
+}
+
 int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what)
 {
 	int rc;
@@ -109,7 +120,7 @@ int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what)
 		return 1;
 	if (rc == SQLITE_DONE)
 		return 0;
-	return store_error(st, rc, what);
+	return read_failed(st, rc, what);
 }
 
 int stmt_write(struct store *st, sqlite3_stmt *stmt, const char *what, int *changed)
@@ -152,6 +163,7 @@ int store_begin(struct store *st)
 	err = run_bracket(st, st->read_only ? STMT_BEGIN_READ : STMT_BEGIN, "begin");
 	if (err != 0)
 		store_fail(st, err, "begin");
+	st->in_txn = err == 0 && !st->read_only;
 	return err;
 }
 
@@ -161,6 +173,7 @@ int store_commit(struct store *st)
 
 	if (st->failed)
 		return -EROFS;
+	st->in_txn = false;
 	err = run_bracket(st, STMT_COMMIT, "commit");
 	if (err != 0)
 		store_fail(st, err, "commit");
@@ -169,6 +182,7 @@ int store_commit(struct store *st)
 
 int store_rollback(struct store *st)
 {
+	st->in_txn = false;
 	if (sqlite3_get_autocommit(st->db))
 		return 0;
 	return run_bracket(st, STMT_ROLLBACK, "rollback");

@@ -74,6 +74,7 @@ struct store {
 	sqlite3_stmt *stmt[STMT_N];
 	struct dbvfs *vfs;
 	bool read_only, failed;
+	bool in_txn;       // between store_begin() and its end
 	int64_t n_inodes;  // rows of inode; stored as config's "inodes" at each commit
 	uint64_t hash_key; // of directory entries; constant after open
 	void (*on_failure)(void *ctx, int err, const char *what);

@@ -392,9 +392,32 @@ static int commit_one(struct volume *vol)
 	return 0;
 }
 
+// Deferred writes go to their places. The caller is the leader.
+static int copy_deferred(struct volume *vol)
+{
+	int err = deferred_copy(vol->deferred, txn_durable_id(vol));
+
+	if (err != 0)
+		txn_failed(vol, err, "writing deferred blocks to their places");
+	return err;
+}
+
 static bool log_is_long(struct volume *vol)
 {
 	return dbvfs_wal_end_bytes(vol->vfs) > sysfile_capacity_bytes(&vol->files, SYSFILE_WAL) / 2;
+}
+
+// Lock held; returns with it held. There is no leader: becomes it for one piece of work. A failure stands in vol->failed.
+static void lead(struct volume *vol, int (*work)(struct volume *vol))
+{
+	struct txn_mgr *m = vol->txn;
+
+	m->committing = true;
+	pthread_mutex_unlock(&m->lock);
+	(void)work(vol);
+	pthread_mutex_lock(&m->lock);
+	m->committing = false;
+	pthread_cond_broadcast(&m->durable_cv);
 }
 
 // Lock held; returns with it held. Becomes the leader, or waits until the present one has done one.
@@ -406,12 +429,7 @@ static void lead_or_wait(struct volume *vol)
 		pthread_cond_wait(&m->durable_cv, &m->lock);
 		return;
 	}
-	m->committing = true;
-	pthread_mutex_unlock(&m->lock);
-	(void)commit_one(vol); // a failure stands in vol->failed
-	pthread_mutex_lock(&m->lock);
-	m->committing = false;
-	pthread_cond_broadcast(&m->durable_cv);
+	lead(vol, commit_one);
 	if (log_is_long(vol) && !m->restart_wanted) {
 		m->kicked = true; // for a checkpoint
 		pthread_cond_signal(&m->thread_cv);
@@ -594,6 +612,8 @@ static void *background(void *arg)
 		id = m->open_id;
 		while (m->durable_id < id && atomic_load(&vol->failed) == 0)
 			lead_or_wait(vol);
+		if (!m->committing && deferred_wants_copy(vol->deferred) && atomic_load(&vol->failed) == 0)
+			lead(vol, copy_deferred);
 		if (atomic_load(&vol->failed) != 0)
 			continue;
 		if (log_is_long(vol) && !m->restart_wanted) {
@@ -683,7 +703,9 @@ static int empty_deferred(struct volume *vol)
 
 	if (deferred_is_empty(vol->deferred) || atomic_load(&vol->failed) != 0)
 		return 0;
-	err = bdev_flush(vol->dev);
+	err = copy_deferred(vol);
+	if (err == 0)
+		err = bdev_flush(vol->dev);
 	if (err == 0)
 		err = deferred_durable(vol->deferred, txn_durable_id(vol));
 	vol->txn->emptying = true;
