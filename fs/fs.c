@@ -67,6 +67,12 @@ void fs_destroy_context(struct fs *fs)
 
 struct volume *fs_volume(struct fs *fs) { return fs->vol; }
 
+void fs_note_result(struct fs *fs, int rc)
+{
+	if (rc == -EUCLEAN)
+		volume_note_damage(fs->vol);
+}
+
 // ---- transactions ----
 
 int fs_join(struct fs *fs, enum txn_kind kind, uint64_t *txn)

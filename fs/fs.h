@@ -49,6 +49,8 @@ int fs_create_context(struct volume *vol, const struct fs_opts *opts, struct fs 
 // The caller closes the volume after it.
 void fs_destroy_context(struct fs *fs);
 struct volume *fs_volume(struct fs *fs);
+// What an operation has answered: damage (-EUCLEAN) is remembered on the volume.
+void fs_note_result(struct fs *fs, int rc);
 
 struct fs_entry {
 	uint64_t ino;

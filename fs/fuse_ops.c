@@ -25,7 +25,11 @@
 
 // ---- replies ----
 
-void reply_status(fuse_req_t req, int rc) { fuse_reply_err(req, -rc); }
+void reply_status(fuse_req_t req, int rc)
+{
+	fs_note_result(fs_of(req), rc);
+	fuse_reply_err(req, -rc);
+}
 
 void reply_attr(fuse_req_t req, int rc, const struct stat *st)
 {

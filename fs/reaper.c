@@ -100,6 +100,7 @@ static enum reap_result reap_locked(struct fs *fs, struct inode *in)
 		return IN_USE; // its last forget will queue it
 	else if (r == 0 || r == -ENOENT)
 		r = orphan_finish(fs->vol, in->ino);
+	fs_note_result(fs, r);
 	if (r != 0 && r != -EROFS)
 		msg_error("inode %llu: cannot finish deleting (%s); left for the next mount", (unsigned long long)in->ino,
 		          strerrordesc_np(-r));
@@ -298,6 +299,7 @@ static void finish_all(struct fs *fs)
 		if (r == 0 && n == 1)
 			r = orphan_finish(fs->vol, ino);
 	}
+	fs_note_result(fs, r);
 	if (r != 0 && r != -EROFS)
 		msg_error("cannot finish deleting inode %llu (%s); left for the next mount", (unsigned long long)ino,
 		          strerrordesc_np(-r));

@@ -212,14 +212,19 @@ static int close_in_store(struct volume *vol, struct closing *c)
 {
 	struct txn_mgr *m = vol->txn;
 	struct store *st = vol->store;
-	int err;
+	int damage = DAMAGE_SEEN, err = 0;
 
+	if (!atomic_compare_exchange_strong(&vol->damage, &damage, DAMAGE_MARKED))
+		damage = DAMAGE_NONE; // or marked already
 	c->changed = store_changes(st) != m->changes_at_begin || !freemap_is_clean(m->freemap) ||
 	             !csums_is_clean(vol->csums) || deferred_open_blk(vol->deferred) > 0 ||
-	             (m->emptying && !deferred_is_empty(vol->deferred));
+	             (m->emptying && !deferred_is_empty(vol->deferred)) || damage != DAMAGE_NONE;
 	if (!c->changed)
 		return 0;
-	err = freemap_write(m->freemap, c->id);
+	if (damage != DAMAGE_NONE)
+		err = store_config_set(st, "errors", 1);
+	if (err == 0)
+		err = freemap_write(m->freemap, c->id);
 	if (err == 0)
 		err = csums_write(vol->csums);
 	if (err == 0)

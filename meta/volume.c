@@ -268,6 +268,14 @@ int volume_close(struct volume *vol)
 	return err;
 }
 
+void volume_note_damage(struct volume *vol)
+{
+	int none = DAMAGE_NONE;
+
+	if (atomic_compare_exchange_strong(&vol->damage, &none, DAMAGE_SEEN))
+		msg_error("%s: the volume is damaged; run fsck.hybridfs on it", vol->dev->name);
+}
+
 void volume_abandon(struct volume *vol) { volume_free(vol); }
 
 void volume_get_space(struct volume *vol, struct volume_space *out)

@@ -21,6 +21,8 @@
 #include "meta/sysfile.h"
 #include "meta/txn.h"
 
+enum volume_damage { DAMAGE_NONE, DAMAGE_SEEN, DAMAGE_MARKED };
+
 struct volume {
 	struct bdev *dev;      // not owned: the caller opened it and closes it after volume_close()
 	struct sysfiles files; // with the superblock
@@ -36,6 +38,7 @@ struct volume {
 	uint64_t ro_free_blk;  // free blocks, counted once, where there is no allocator
 	atomic_uint_fast64_t next_ino; // persisted at each commit
 	atomic_int failed;     // 0, or the negative errno that stopped the line (T5)
+	atomic_int damage;     // enum volume_damage
 };
 
 struct volume_params { // for a new volume
@@ -77,6 +80,9 @@ struct volume_space {
 	uint64_t inodes_used, inodes_free; // free: estimated from the space
 };
 void volume_get_space(struct volume *vol, struct volume_space *out);
+
+// Something on the device contradicts itself (-EUCLEAN): the next commit marks the volume, and the next fsck -p checks it all.
+void volume_note_damage(struct volume *vol);
 
 static inline uint64_t volume_new_ino(struct volume *vol) { return atomic_fetch_add(&vol->next_ino, 1); }
 uint64_t volume_reserve_blk(uint64_t n_blks); // how many blocks are kept back for metadata

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # A bit that has flipped on the device: EIO for what it hits and nothing else, one line in the log; and files without checksums (chattr +C,
-# -o nodatacow), which notice nothing but never fall apart.
+# -o nodatacow), which notice nothing but never fall apart. And damage of metadata.
 set -eu
 # shellcheck source=tests/mount/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -90,3 +90,25 @@ finish
 mount_image
 cmp "$mnt/b" "$scratch/a" || fail "nodatacow: other content after a remount"
 finish
+
+# Damage of metadata, met while it is mounted: the volume is marked, so that the next fsck -p does not pass it by.
+format 32M
+mount_image
+mkdir "$mnt/d"
+touch "$mnt/d/lost" "$mnt/d/stays"
+ino=$(stat -c %i "$mnt/d/lost")
+finish
+"$builddir_top/tests/fsck/fsck-damage" "$image" sql "DELETE FROM inode WHERE ino = $ino" || fail "fsck-damage"
+"$FSCK" -p "$image" >/dev/null || fail "a quick check finds it"
+mount_image -o commit=1
+! stat "$mnt/d/lost" 2>"$scratch/err" || fail "an entry without an inode can be used"
+grep -q 'Structure needs cleaning' "$scratch/err" || fail "not EUCLEAN: $(cat "$scratch/err")"
+stat "$mnt/d/stays" >/dev/null || fail "nothing works any more"
+unmount_image
+status=0
+"$FSCK" -p "$image" >"$scratch/out" || status=$?
+same "$status" 4 "fsck -p of a marked volume"
+status=0
+"$FSCK" -y "$image" >"$scratch/out" || status=$?
+same "$status" 1 "fsck -y"
+check_image -p
