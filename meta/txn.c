@@ -20,6 +20,7 @@
 #include <time.h>
 
 #include "meta/freemap.h"
+#include "meta/room.h"
 #include "meta/store.h"
 #include "meta/volume.h"
 #include "util/blk.h"
@@ -27,25 +28,7 @@
 
 #define SHRINK_EVERY 64u // transactions between looks at the allocator's memory: dropping metaslabs may take the streams' windows, too
 
-// What a transaction may hold, in pages of the database that it may dirty (see txn_pages_max): a handle counts for a few, large values
-// by their size. At half of it (unless it is tight) the thread commits, at all of it the next handle does.
-#define PAGES_PER_HANDLE 4u
-#define TXN_PAGES_MAX 65536u
-#define TXN_PAGES_TIGHT 1024u     // with less than this, a log that is half full starts anew at once
-#define PLENTY_BLK (1u << 21)     // free space that does not run out while one transaction is open
-#define ROOM_LOW_BLK 128          // room below which TXN_GROW fails
-// The database's capacity is kept ahead of its size by an eighth of it, within these bounds, as long as there is free space; more than
-// ROOM_LOW_BLK, so that the last free block can still be written. On a full volume the reserve keeps it this much ahead:
-#define DB_SLACK_MIN_BLK 256u
-#define DB_SLACK_MAX_BLK 2048u
-#define DB_SLACK_FULL_BLK 64u
-
-struct metadata_size { // blocks
-	uint64_t used_blk, total_blk; // of the database: without and with its free list
-	uint64_t log_blk;             // how far the log is filled
-	uint64_t db_cap_blk, log_cap_blk;
-	uint64_t extents_left;        // of the system file that has fewer of them
-};
+#define PAGES_PER_HANDLE 4u // of the database, that an operation may dirty; large values count by their size
 
 struct txn_mgr {
 	pthread_mutex_t lock;
@@ -67,7 +50,7 @@ struct txn_mgr {
 	bool emptying;             // at the end: rows of finished deferred writes are worth a transaction
 	bool soft_kicked;          // for being half full; once in each transaction
 	struct txn_stats stats;
-	struct metadata_size size; // as of the last COMMIT
+	struct room room;          // as of the last COMMIT
 	// Written inside handles:
 	atomic_bool data_written;
 	atomic_uint_fast64_t added_pages; // txn_add_pages() since it was opened
@@ -90,61 +73,7 @@ void txn_failed(struct volume *vol, int err, const char *what)
 		          what, strerror(-err));
 }
 
-// ---- room for the database and its log ----
-//
-// Whatever is committed has to find its place: its pages in the log now, in the database at the next checkpoint. Nobody can
-// be told that there is no space by then, so space is counted before a handle joins.
-
-// Free blocks above the reserve, those included that a transaction under way will give back. Negative: the reserve is in use.
-static int64_t free_above_reserve(struct volume *vol)
-{
-	uint64_t free_blk, freeing_blk;
-
-	alloc_get_free(vol->alloc, &free_blk, &freeing_blk);
-	return (int64_t)(free_blk + freeing_blk) - (int64_t)volume_reserve_blk(vol->files.sb.n_blks);
-}
-
-// A free run may be one block long, so a system file with few extents left may grow by few blocks.
-static int64_t growable(const struct metadata_size *size, int64_t blks)
-{
-	int64_t left = (int64_t)size->extents_left;
-
-	return left < SB_MAX_EXTENTS / 2 && left < blks ? left : blks;
-}
-
-// The parts that a growth changes.
-static void measure_capacity(struct volume *vol, struct metadata_size *size)
-{
-	size->db_cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_DB));
-	size->log_cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_WAL));
-	size->extents_left = sysfiles_extents_left(&vol->files);
-}
-
-// Store lock held.
-static int measure_size(struct volume *vol, struct metadata_size *size)
-{
-	measure_capacity(vol, size);
-	size->log_blk = bytes_to_blk_up(dbvfs_wal_end_bytes(vol->vfs));
-	return store_page_counts(vol->store, &size->used_blk, &size->total_blk);
-}
-
-// Pages that the open transaction may dirty: the log has the place without growing, and the database has it or finds it in the reserve.
-// With plenty of free space both may grow.
-static uint64_t txn_pages_max(struct volume *vol, const struct metadata_size *size)
-{
-	uint64_t reserve_blk = volume_reserve_blk(vol->files.sb.n_blks), free_blk, freeing_blk;
-	int64_t db, log = (int64_t)size->log_cap_blk - (int64_t)size->log_blk;
-
-	if (vol->alloc == NULL)
-		return TXN_PAGES_MAX; // fsck: only its own care keeps it small
-	alloc_get_free(vol->alloc, &free_blk, &freeing_blk);
-	if (free_blk > reserve_blk + PLENTY_BLK && size->extents_left > SB_MAX_EXTENTS / 2)
-		return TXN_PAGES_MAX;
-	db = (int64_t)size->db_cap_blk - (int64_t)size->total_blk + growable(size, (int64_t)min_u64(free_blk, reserve_blk));
-	if (db <= 0 || log <= 0)
-		return 0;
-	return min_u64(min_u64((uint64_t)db, (uint64_t)log), TXN_PAGES_MAX);
-}
+// ---- how much the open transaction holds ----
 
 // Pages that the open transaction may have dirtied. Lock held.
 static uint64_t txn_pages(struct volume *vol)
@@ -153,37 +82,6 @@ static uint64_t txn_pages(struct volume *vol)
 
 	return (uint64_t)m->ops * PAGES_PER_HANDLE + atomic_load(&m->added_pages) +
 	       bytes_to_blk_up(store_large_bytes(vol->store) - m->large_bytes_at_begin);
-}
-
-// Whether the database can grow by what TXN_GROW may need, without the reserve. Lock held.
-static bool has_room(struct volume *vol)
-{
-	const struct metadata_size *size = &vol->txn->size;
-	int64_t slack = (int64_t)size->db_cap_blk - (int64_t)size->used_blk;
-
-	if (vol->alloc == NULL)
-		return true;
-	return slack + growable(size, free_above_reserve(vol)) >= ROOM_LOW_BLK + (int64_t)txn_pages(vol);
-}
-
-// Keeps the database file ahead of the database, so that a checkpoint finds its place. Outside every lock. Failing for lack of
-// space is no error: has_room() tells those who would need it.
-static int grow_database(struct volume *vol, uint64_t total_pages)
-{
-	uint64_t cap_blk = bytes_to_blk_down(sysfile_capacity_bytes(&vol->files, SYSFILE_DB));
-	uint64_t slack = max_u64(DB_SLACK_MIN_BLK, min_u64(total_pages / 8, DB_SLACK_MAX_BLK));
-	int err;
-
-	if (vol->alloc == NULL)
-		return 0;
-	if (free_above_reserve(vol) < (int64_t)(2 * slack))
-		slack = DB_SLACK_FULL_BLK;
-	if (cap_blk >= total_pages + slack)
-		return 0;
-	err = sysfile_grow(&vol->files, SYSFILE_DB, max_u64(total_pages + slack - cap_blk, slack));
-	if ((err == -ENOSPC || err == -EFBIG) && cap_blk < total_pages)
-		err = sysfile_grow(&vol->files, SYSFILE_DB, total_pages - cap_blk);
-	return err == -ENOSPC || err == -EFBIG ? 0 : err;
 }
 
 // ---- closing and flushing ----
@@ -198,14 +96,8 @@ struct closing {
 	uint64_t id;
 	bool changed, data_written, restart;
 	struct wal_segment *seg;
-	struct metadata_size size;
+	struct room room;
 };
-
-// Where space is short, each transaction is opened with half of the log before it at least.
-static bool restart_at_once(struct volume *vol, const struct metadata_size *size)
-{
-	return size->log_blk > size->log_cap_blk / 2 && txn_pages_max(vol, size) < TXN_PAGES_TIGHT;
-}
 
 // CLOSING, the part under the store's lock. On success the next transaction is open unless c->restart.
 static int close_in_store(struct volume *vol, struct closing *c)
@@ -242,8 +134,8 @@ static int close_in_store(struct volume *vol, struct closing *c)
 	err = store_commit(st);
 	c->seg = dbvfs_wal_seal(vol->vfs);
 	if (err == 0)
-		err = measure_size(vol, &c->size);
-	c->restart |= err == 0 && restart_at_once(vol, &c->size);
+		err = room_measure(vol, &c->room);
+	c->restart |= err == 0 && room_wants_restart(vol, &c->room);
 	if (err == 0 && !c->restart) {
 		err = store_begin(st);
 		m->changes_at_begin = store_changes(st);
@@ -281,7 +173,7 @@ static int close_txn(struct volume *vol, struct closing *c)
 		c->restart = false;
 		m->durable_id = c->id; // nothing to write: as durable as the one before
 	} else {
-		m->size = c->size;
+		m->room = c->room;
 	}
 	if (err != 0 || !c->restart)
 		open_gate(m);
@@ -350,8 +242,8 @@ static int restart_log(struct volume *vol)
 	pthread_mutex_lock(&m->lock);
 	m->restart_wanted = rc > 0; // something was in its way: once more
 	if (rc == 0)
-		m->size.log_blk = 0;
-	measure_capacity(vol, &m->size); // the checkpoint may have grown the database
+		m->room.log_blk = 0;
+	room_measure_capacity(vol, &m->room); // the checkpoint may have grown the database
 	m->stats.checkpoints++;
 	open_gate(m);
 	pthread_mutex_unlock(&m->lock);
@@ -386,13 +278,13 @@ static int commit_one(struct volume *vol)
 		}
 	}
 	if (err == 0)
-		err = grow_database(vol, c.size.total_blk);
+		err = room_grow_database(vol, c.room.total_blk);
 	if (err != 0) {
 		txn_failed(vol, err, "commit");
 		return err;
 	}
 	pthread_mutex_lock(&m->lock);
-	measure_capacity(vol, &m->size);
+	room_measure_capacity(vol, &m->room);
 	pthread_mutex_unlock(&m->lock);
 	return 0;
 }
@@ -447,11 +339,11 @@ static void lead_or_wait(struct volume *vol)
 static bool is_full(struct volume *vol)
 {
 	struct txn_mgr *m = vol->txn;
-	uint64_t pages = txn_pages(vol) + PAGES_PER_HANDLE, max = txn_pages_max(vol, &m->size);
+	uint64_t pages = txn_pages(vol) + PAGES_PER_HANDLE, max = room_max(vol, &m->room);
 	unsigned deferred_blk = deferred_open_blk(vol->deferred);
 
 	if (!m->soft_kicked &&
-	    ((max >= TXN_PAGES_TIGHT && pages > max / 2) || deferred_blk > DEFERRED_TXN_MAX_BLK / 2)) {
+	    ((max >= ROOM_TIGHT && pages > max / 2) || deferred_blk > DEFERRED_TXN_MAX_BLK / 2)) {
 		m->soft_kicked = m->kicked = true;
 		pthread_cond_signal(&m->thread_cv);
 	}
@@ -473,7 +365,7 @@ int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
 			pthread_cond_wait(&m->gate_cv, &m->lock);
 		else if (is_full(vol))
 			lead_or_wait(vol);
-		else if (kind == TXN_FREE || has_room(vol))
+		else if (kind == TXN_FREE || room_for_growth(vol, &m->room, txn_pages(vol)))
 			break;
 		else if (m->ops > 0)
 			lead_or_wait(vol); // a commit may bring room: measure again
@@ -675,16 +567,16 @@ int txn_start(struct volume *vol)
 	int err;
 
 	store_lock(vol->store);
-	err = measure_size(vol, &m->size);
+	err = room_measure(vol, &m->room);
 	if (err == 0)
 		err = store_begin(vol->store);
 	m->changes_at_begin = store_changes(vol->store);
 	store_unlock(vol->store);
 	if (err == 0)
-		err = grow_database(vol, m->size.total_blk);
+		err = room_grow_database(vol, m->room.total_blk);
 	if (err != 0)
 		return err;
-	measure_capacity(vol, &m->size);
+	room_measure_capacity(vol, &m->room);
 	return -pthread_create(&m->thread, NULL, background, vol);
 }
 
