@@ -184,6 +184,8 @@ START_TEST(freed_blocks_are_not_written)
 	}
 	free(a);
 	free(b);
+	ft_unmount(&t); // finishes the deletions
+	ft_mount(&t, t.dev);
 	ft_end(&t);
 }
 END_TEST
