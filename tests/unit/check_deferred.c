@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Checksums and deferred writes, through the filesystem core: where blocks are written, how many flushes that costs, what a crash leaves,
 // and what damage on the device looks like.
+#include <pthread.h>
+
 #include "fstest.h"
 
 static struct ft t;
@@ -437,6 +439,104 @@ START_TEST(many_overwrites_close_the_transaction)
 }
 END_TEST
 
+// ---- many threads ----
+
+#define N_THREADS 4u
+#define FILE_BYTES (512 * KIB)
+
+struct worker {
+	pthread_t thread;
+	unsigned number, state;
+	char name[16];
+	uint64_t ino;
+	size_t size;
+	uint8_t *want;
+};
+
+static void worker_write(struct worker *w)
+{
+	size_t off = vt_rand(&w->state) % (FILE_BYTES - 70000), len = 1 + vt_rand(&w->state) % 70000;
+
+	if (vt_rand(&w->state) % 2 == 0) { // whole blocks
+		off -= off % BLK_SIZE;
+		len = (1 + len / 8 / BLK_SIZE) * BLK_SIZE;
+	}
+	if (off > w->size)
+		memset(w->want + w->size, 0, off - w->size);
+	memset(w->want + off, (int)vt_rand(&w->state), len);
+	ft_write(&t, w->ino, w->want + off, len, off);
+	w->size = max_u64(w->size, off + len);
+}
+
+static void worker_step(struct worker *w)
+{
+	switch (vt_rand(&w->state) % 16) {
+	case 0:
+		ck_assert_int_eq(fs_fsync(t.fs, w->ino), 0);
+		break;
+	case 1:
+		w->size = vt_rand(&w->state) % FILE_BYTES;
+		memset(w->want + w->size, 0, FILE_BYTES - w->size);
+		ck_assert_int_eq(ft_truncate(&t, w->ino, w->size), 0);
+		break;
+	case 2:
+		ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, w->name), 0);
+		fs_forget(t.fs, w->ino, 1);
+		w->ino = ft_create(&t, ROOT_INO, w->name);
+		w->size = 0;
+		memset(w->want, 0, FILE_BYTES);
+		break;
+	case 3:
+	case 4:
+	case 5:
+		ft_expect(&t, w->ino, w->want, w->size);
+		break;
+	default:
+		worker_write(w);
+	}
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+
+	for (unsigned i = 0; i < 400; i++)
+		worker_step(w);
+	ft_expect(&t, w->ino, w->want, w->size);
+	return NULL;
+}
+
+// Overwrites, reads, truncates and deletions beside commits and copies that the background thread makes every 2 ms.
+START_TEST(threads_overwrite)
+{
+	struct volume_opts opts = { .commit_interval_ms = 2 };
+	struct fs_opts fs_opts = { .atime = FS_NOATIME };
+	struct worker w[N_THREADS];
+	unsigned seed = vt_seed(77);
+
+	t.dev = vt_format(64 * MIB);
+	ck_assert_int_eq(volume_open(t.dev, &opts, &t.vol, NULL), 0);
+	ck_assert_int_eq(fs_create_context(t.vol, &fs_opts, &t.fs), 0);
+	for (unsigned i = 0; i < N_THREADS; i++) {
+		w[i] = (struct worker){ .number = i, .state = seed + i * 7919, .want = calloc(1, FILE_BYTES + 70000) };
+		snprintf(w[i].name, sizeof(w[i].name), "file%u", i);
+		w[i].ino = ft_create(&t, ROOT_INO, w[i].name);
+	}
+	for (unsigned i = 0; i < N_THREADS; i++)
+		ck_assert_int_eq(pthread_create(&w[i].thread, NULL, work, &w[i]), 0);
+	for (unsigned i = 0; i < N_THREADS; i++)
+		pthread_join(w[i].thread, NULL);
+	ft_unmount(&t);
+	ft_mount(&t, t.dev);
+	for (unsigned i = 0; i < N_THREADS; i++) {
+		ck_assert_int_eq(ft_lookup(&t, ROOT_INO, w[i].name, &w[i].ino), 0);
+		ft_expect(&t, w[i].ino, w[i].want, w[i].size);
+		free(w[i].want);
+	}
+	ft_end(&t);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("deferred");
@@ -460,6 +560,7 @@ int main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, a_full_volume_can_be_overwritten);
 	tcase_add_test(tc, many_overwrites_close_the_transaction);
+	tcase_add_test(tc, threads_overwrite);
 	suite_add_tcase(suite, tc);
 	return ft_main(suite);
 }
