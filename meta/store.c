@@ -378,7 +378,8 @@ static char *schema_text(sqlite3 *db, int *rc)
 	if (*rc == SQLITE_OK && (*rc = sqlite3_step(stmt)) == SQLITE_ROW) {
 		const unsigned char *got = sqlite3_column_text(stmt, 0);
 
-		text = strdup(got != NULL ? (const char *)got : "");
+		if (got != NULL || sqlite3_errcode(db) != SQLITE_NOMEM)
+			text = strdup(got != NULL ? (const char *)got : "");
 		*rc = text != NULL ? SQLITE_OK : SQLITE_NOMEM;
 	}
 	sqlite3_finalize(stmt);
@@ -386,7 +387,7 @@ static char *schema_text(sqlite3 *db, int *rc)
 }
 
 // The schema on the device must be ours, text for text: a stranger's CHECK, index or trigger would run in our process.
-static int check_schema(sqlite3 *db, struct errmsg *why)
+static int check_schema(struct store *st, struct errmsg *why)
 {
 	sqlite3 *ours = NULL;
 	char *want = NULL, *have = NULL;
@@ -400,11 +401,16 @@ static int check_schema(sqlite3 *db, struct errmsg *why)
 	sqlite3_close(ours);
 	if (want == NULL)
 		return -ENOMEM;
-	have = schema_text(db, &rc);
-	if (have == NULL || strcmp(want, have) != 0) {
-		err = rc == SQLITE_NOMEM ? -ENOMEM : -EUCLEAN;
-		errmsg_set(why, "the database's tables are %s; run fsck.hybridfs",
-		           have == NULL ? sqlite3_errmsg(db) : "not those of a HybridFS volume of this version");
+	have = schema_text(st->db, &rc);
+	if (have == NULL) { // damage, or only an error on the way
+		err = store_error(st, rc, "read the schema");
+		err = err != 0 ? err : -EUCLEAN;
+		errmsg_set(why, "the database's tables cannot be read: %s%s",
+		           rc == SQLITE_NOMEM ? sqlite3_errstr(rc) : sqlite3_errmsg(st->db),
+		           err == -EUCLEAN ? "; run fsck.hybridfs" : "");
+	} else if (strcmp(want, have) != 0) {
+		err = -EUCLEAN;
+		errmsg_set(why, "the database's tables are not those of a HybridFS volume of this version; run fsck.hybridfs");
 	}
 	free(want);
 	free(have);
@@ -431,7 +437,7 @@ static int open_and_prepare(struct store *st, const struct store_config *cfg, st
 	if (rc == SQLITE_OK && cfg->create)
 		rc = create_schema(st->db);
 	if (rc == SQLITE_OK && !cfg->create) {
-		err = check_schema(st->db, why);
+		err = check_schema(st, why);
 		if (err != 0)
 			return err;
 	}

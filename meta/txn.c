@@ -359,6 +359,8 @@ int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
 		return -EROFS;
 	pthread_mutex_lock(&m->lock);
 	for (;;) {
+		if (bdev_failed(vol->dev))
+			txn_failed(vol, -EIO, "writing to the device"); // file data, outside of a commit
 		if (atomic_load(&vol->failed) != 0)
 			err = -EROFS;
 		else if (m->gate_closed)

@@ -228,8 +228,11 @@ int volume_open(struct bdev *dev, const struct volume_opts *opts, struct volume 
 	bool read_only = (opts->flags & VOLUME_READ_ONLY) != 0 || dev->read_only;
 	int err;
 
-	if (sb == NULL)
+	errmsg_set(why, "%s", "");
+	if (sb == NULL) {
+		errmsg_set(why, "cannot open the volume: %s", strerror(ENOMEM));
 		return -ENOMEM;
+	}
 	err = sb_read(dev, sb, &scan, why);
 	if (err == 0 && scan.no_magic[0] && !read_only && (opts->flags & VOLUME_NO_ALLOC) == 0) {
 		errmsg_set(why, "%s: the first superblock has been overwritten, perhaps by another filesystem; if it has not, "
@@ -243,6 +246,8 @@ int volume_open(struct bdev *dev, const struct volume_opts *opts, struct volume 
 	if (err == 0)
 		err = volume_make(dev, sb, false, &vol);
 	free(sb);
+	if (err != 0 && why != NULL && why->text[0] == '\0')
+		errmsg_set(why, "cannot open the volume: %s", strerror(-err));
 	if (err != 0)
 		return err;
 	vol->read_only = read_only;
@@ -431,9 +436,11 @@ int volume_format(struct bdev *dev, const struct volume_params *params, struct e
 	struct volume *vol = NULL;
 	int err;
 
-	if (sb == NULL)
-		return -ENOMEM;
 	errmsg_set(why, "%s", "");
+	if (sb == NULL) {
+		errmsg_set(why, "cannot write the volume: %s", strerror(ENOMEM));
+		return -ENOMEM;
+	}
 	err = new_superblock(dev, params, sb, why);
 	if (err != 0)
 		goto out;

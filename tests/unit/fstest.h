@@ -136,6 +136,7 @@ static inline void ft_check(struct ft *t)
 	store_lock(t->vol->store);
 	for (unsigned i = 0; i < ARRAY_LEN(none); i++)
 		ck_assert_msg(ft_sql(t, none[i]) == 0, "%s", none[i]);
+	ck_assert_msg(ft_sql(t, "SELECT integrity_check <> 'ok' FROM pragma_integrity_check(1)") == 0, "integrity_check");
 	owned = (uint64_t)ft_sql(t, "SELECT coalesce(sum(len), 0) FROM extent");
 	store_unlock(t->vol->store);
 	ck_assert_msg(alloc_check(t->vol->alloc, &why) == 0, "%s", why.text);
