@@ -122,12 +122,11 @@ int alloc_create(const struct alloc_config *cfg, struct alloc **out)
 	err = a->ms == NULL || a->arenas == NULL ? -ENOMEM : init_arenas(a);
 	if (err == 0)
 		err = init_metaslabs(a, cfg, &sum);
-	if (err == 0)
-		err = escrow_init(a, sum);
 	if (err != 0) {
 		alloc_destroy(a);
 		return err;
 	}
+	escrow_init(a, sum);
 	atomic_init(&a->memory, (int64_t)(sizeof(*a) + a->n_ms * sizeof(struct metaslab) + a->n_arenas * sizeof(struct arena)));
 	*out = a;
 	return 0;
@@ -150,8 +149,6 @@ void alloc_destroy(struct alloc *a)
 	pthread_mutex_destroy(&a->release_lock);
 	pthread_mutex_destroy(&a->pending_lock);
 	pthread_rwlock_destroy(&a->trim_lock);
-	if (a->escrows != NULL)
-		escrow_destroy(a);
 	free(a->arenas);
 	free(a->ms);
 	free(a);
@@ -222,11 +219,7 @@ refused:
 
 int alloc_put(struct alloc *a, uint64_t start_blk, uint64_t len_blk)
 {
-	int err = change(a, &ms_put_change, start_blk, len_blk, 0);
-
-	if (err == 0)
-		escrow_give(a, current_cpu(), len_blk);
-	return err;
+	return change(a, &ms_put_change, start_blk, len_blk, 0);
 }
 
 void alloc_put_back(struct alloc *a, uint64_t start_abs, uint64_t len)

@@ -5,7 +5,7 @@
 //      get.c      one alloc_get: window → goal → word → arenas → several pieces
 //      arena.c    which arena serves a request, and where in it
 //      pool.c     top tier: streams' windows and words for small requests, and taking them back
-//      escrow.c   the volume's count of free blocks, spread so that processors do not share a line
+//      escrow.c   the volume's count of free blocks, spread over the arenas
 //      metaslab.c one metaslab: load, unload, and the changes of state of its blocks, with the counts
 //      limbo.c    blocks that are FREEING, by epoch
 //      trim.c     what became free and is to be discarded, and blocks that are being discarded
@@ -16,10 +16,11 @@
 // metaslab where `struct mrun` is called r.
 //
 // Locks, in order: trim_lock → the store's (source->enter) → release_lock → arenas' locks (several only by ascending number) →
-// pending_lock, escrow's lock. All functions below that take an arena or a metaslab want the arena's lock held, unless they say otherwise.
+// pending_lock. All functions below that take an arena or a metaslab want the arena's lock held, unless they say otherwise.
 #ifndef HYBRIDFS_ALLOC_ALLOC_INTERNAL_H
 #define HYBRIDFS_ALLOC_ALLOC_INTERNAL_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdalign.h>
 #include <stdatomic.h>
@@ -103,6 +104,7 @@ struct metaslab {
 struct arena {
 	alignas(CACHE_LINES) pthread_mutex_t lock;
 	struct engine *engine;
+	_Atomic uint64_t escrow;         // see escrow.c; written under the lock, read without it
 	uint64_t first_abs;              // constant, as the next two
 	uint32_t n_blk, first_ms, n_ms;
 	// Written under the lock, read without it as hints.
@@ -113,11 +115,6 @@ struct arena {
 	uint32_t n_freeing_runs;         // the engine must be able to take them all
 	struct alloc_hold *cells[N_CELLS]; // holds by cell
 	struct mrun trimming;            // set apart while the device discards it; length 0: nothing is
-};
-
-// Blocks that one processor may hand out without asking: see escrow.c.
-struct escrow {
-	alignas(CACHE_LINES) atomic_int_fast64_t blk;
 };
 
 struct word {
@@ -148,15 +145,9 @@ struct alloc {
 	atomic_bool trim_watched, trim_news;
 	memcount memory;                  // without the engines'
 	atomic_int_fast64_t freeing_blk;
-	// escrow.c: FREE blocks minus those that running alloc_gets have reserved: a block leaves this count before it leaves a
-	// free map or the pool and enters it after. So whoever has reserved n blocks will find n.
-	pthread_mutex_t escrow_lock;
-	atomic_int_fast64_t common_blk;   // not with a processor; the reserve is in here
-	atomic_uint moving;               // processors' blocks that are on their way to it
-	int64_t aside_blk;                // being trimmed, counted nowhere else; under escrow_lock
-	uint32_t n_escrows;
-	int64_t escrow_blk;               // what a processor gets at once; 0: the volume is too small for that
-	struct escrow *escrows;
+	int64_t escrow_blk;               // what an arena gets at once into escrow: see escrow.c
+	atomic_int_fast64_t aside_blk;    // being trimmed, counted nowhere else
+	alignas(CACHE_LINES) atomic_int_fast64_t common_blk; // not in escrow; the reserve is in here
 };
 
 static inline struct arena *arena_of(const struct alloc *a, uint64_t abs) { return &a->arenas[abs >> a->arena_shift]; }
@@ -176,30 +167,65 @@ static inline struct metaslab *ms_in(const struct alloc *a, const struct arena *
 }
 
 // ---- escrow.c ----
+//
+// The volume's count: FREE blocks minus those that running alloc_gets have reserved. A block leaves it before it leaves a free
+// map or the pool and enters it after. So whoever has reserved n blocks will find n.
 
-int escrow_init(struct alloc *a, uint64_t free_blk) ATTR_MUST_USE; // -ENOMEM
-void escrow_destroy(struct alloc *a);
-uint64_t escrow_count(struct alloc *a);
-void escrow_give(struct alloc *a, unsigned cpu, uint64_t n);
-// Takes up to `want` blocks away that go on being counted: an eighth of what is above the reserve at most; 0 if that is less than `least`.
+void escrow_init(struct alloc *a, uint64_t free_blk);
+uint64_t escrow_count(struct alloc *a); // no locks held at the call
+
+// An arena's escrow in one word: blocks, and above them how often they were changed, so that the same word twice means that nothing
+// has happened between.
+#define ESCROW_SHIFT 40
+static_assert(ALLOC_MAX_BLKS <= 1ull << ESCROW_SHIFT, "a number of blocks fits below the number of changes");
+
+static inline uint64_t escrow_peek(const struct arena *ar)
+{
+	return atomic_load_explicit(&ar->escrow, memory_order_relaxed) & ((1ull << ESCROW_SHIFT) - 1);
+}
+
+// With the arena's lock.
+static inline void escrow_set(struct arena *ar, uint64_t blk)
+{
+	uint64_t changes = (atomic_load_explicit(&ar->escrow, memory_order_relaxed) >> ESCROW_SHIFT) + 1;
+
+	atomic_store_explicit(&ar->escrow, changes << ESCROW_SHIFT | blk, memory_order_release);
+}
+
+// Takes n blocks out of the count, if the arena has them in escrow. With its lock.
+static inline bool escrow_take_here(struct arena *ar, uint64_t n)
+{
+	uint64_t have = escrow_peek(ar);
+
+	if (have < n)
+		return false;
+	escrow_set(ar, have - n);
+	return true;
+}
+
+void escrow_spill(struct alloc *a, struct arena *ar); // the arena has more than it should; with its lock
+
+// Puts n blocks into the count. With the arena's lock. While the reserve is short, all goes there.
+static inline void escrow_give_here(struct alloc *a, struct arena *ar, uint64_t n)
+{
+	uint64_t have = escrow_peek(ar) + n;
+
+	escrow_set(ar, have);
+	if (have > 2 * (uint64_t)a->escrow_blk ||
+	    atomic_load_explicit(&a->common_blk, memory_order_relaxed) < (int_fast64_t)a->reserve_blk)
+		escrow_spill(a, ar);
+}
+
+// The same for whoever holds no lock, or the blocks of no arena. Takes: n = want, or what there is with `partial`; -ENOSPC; no
+// locks held at the call; `home` is where to look first.
+int escrow_take(struct alloc *a, struct arena *home, uint64_t want, bool partial, bool use_reserve, uint64_t *n) ATTR_MUST_USE;
+void escrow_give(struct alloc *a, uint64_t n);
+
+// Takes up to `want` blocks away that go on being counted: an eighth of what is above the reserve at most; 0 if that is less than
+// `least`. With an arena's lock; escrow_call_in, without, has made sure that they are to be had.
+void escrow_call_in(struct alloc *a, uint64_t want);
 uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least);
 void escrow_bring_back(struct alloc *a, uint64_t n);
-
-// What escrow_take does when the processor's own escrow has too little.
-int escrow_take_more(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n) ATTR_MUST_USE;
-
-// Takes n blocks out of the count: n = want, or what there is with `partial`. -ENOSPC.
-ATTR_MUST_USE static inline int escrow_take(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
-{
-	struct escrow *own = &a->escrows[cpu % a->n_escrows];
-	int_fast64_t have = atomic_load_explicit(&own->blk, memory_order_relaxed);
-
-	*n = want;
-	while (have >= (int_fast64_t)want)
-		if (atomic_compare_exchange_weak(&own->blk, &have, have - (int_fast64_t)want))
-			return 0;
-	return escrow_take_more(a, cpu, want, partial, use_reserve, n);
-}
 
 unsigned current_cpu(void);
 uint32_t count_cpus(void);
@@ -323,7 +349,6 @@ struct grab {
 	uint32_t grown_blk;     // what the stream has got in order before
 	bool late;              // the stream is further on already and stays there
 	bool contig;
-	unsigned cpu;
 	// `out` as it was
 	uint32_t old_n;
 	uint64_t old_last_len;

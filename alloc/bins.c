@@ -68,18 +68,6 @@ void bins_clear(struct bins *b)
 
 static_assert(N_BIN_WORDS <= 32, "a bit of filled_up for each word");
 
-// Only the holder of the lock writes these words.
-static void mark(struct bins *b, uint32_t bin, bool filled)
-{
-	uint32_t w = bin / 64, up = atomic_load_explicit(&b->filled_up, memory_order_relaxed);
-	uint64_t bit = 1ull << (bin % 64), word = atomic_load_explicit(&b->filled[w], memory_order_relaxed);
-
-	word = filled ? word | bit : word & ~bit;
-	up = word != 0 ? up | 1u << w : up & ~(1u << w);
-	atomic_store_explicit(&b->filled[w], word, memory_order_relaxed);
-	atomic_store_explicit(&b->filled_up, up, memory_order_relaxed);
-}
-
 static uint32_t get_chunk(struct bins *b)
 {
 	uint32_t c = b->free_chunk;
@@ -94,19 +82,16 @@ static uint32_t get_chunk(struct bins *b)
 	return c;
 }
 
-void bins_push(struct bins *b, uint32_t bin, uint32_t start)
+void bins_push_chunk(struct bins *b, uint32_t bin, uint32_t start)
 {
-	uint32_t top = b->head[bin], c;
+	uint32_t c;
 
 	ASSERT(b->n_entries < b->max_entries);
-	if (bins_push_quick(b, bin, start))
-		return;
 	c = get_chunk(b);
-	if (top == NIL)
-		mark(b, bin, true);
-	b->chunks[c] = (struct bin_chunk){ .next = top, .n = 1, .starts = { start } };
+	b->chunks[c] = (struct bin_chunk){ .next = b->head[bin], .n = 1, .starts = { start } };
 	b->head[bin] = c;
 	b->n_entries++;
+	bins_mark(b, bin);
 }
 
 void bins_drop_chunk(struct bins *b, uint32_t bin)
@@ -116,26 +101,6 @@ void bins_drop_chunk(struct bins *b, uint32_t bin)
 	b->head[bin] = b->chunks[top].next;
 	b->chunks[top].next = b->free_chunk;
 	b->free_chunk = top;
-}
-
-void bins_unmark(struct bins *b, uint32_t bin) { mark(b, bin, false); }
-
-uint32_t bins_next(const struct bins *b, uint32_t from)
-{
-	uint32_t w = from / 64, up;
-	uint64_t word;
-
-	if (from >= N_BINS)
-		return NIL;
-	word = atomic_load_explicit(&b->filled[w], memory_order_relaxed) & ~0ull << (from % 64);
-	while (word == 0) {
-		up = w == 31 ? 0 : atomic_load_explicit(&b->filled_up, memory_order_relaxed) & ~0u << (w + 1);
-		if (up == 0)
-			return NIL;
-		w = (uint32_t)__builtin_ctz(up);
-		word = atomic_load_explicit(&b->filled[w], memory_order_relaxed); // 0 only if somebody else was here
-	}
-	return w * 64 + (uint32_t)__builtin_ctzll(word);
 }
 
 uint32_t bins_prev(const struct bins *b, uint32_t from)

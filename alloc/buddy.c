@@ -553,11 +553,13 @@ static int check_bins(const struct hybrid *h, struct errmsg *why)
 	uint32_t n = 0;
 
 	for (uint32_t bin = 0; bin < N_BINS; bin++) {
-		if (bins_next(&h->bins, bin) != bin && h->bins.head[bin] != NIL) {
+		uint32_t top = h->bins.head[bin];
+
+		if (bins_next(&h->bins, bin) != bin && top != NIL && h->bins.chunks[top].n > 0) {
 			errmsg_set(why, "bin %u is wrong in the set of bins", bin);
 			return -EUCLEAN;
 		}
-		for (uint32_t c = h->bins.head[bin]; c != NIL; c = h->bins.chunks[c].next)
+		for (uint32_t c = top; c != NIL; c = h->bins.chunks[c].next)
 			n += h->bins.chunks[c].n;
 	}
 	if (n == h->bins.n_entries && n <= h->bins.max_entries + N_BINS * (CHUNK_ENTRIES - 1)) // bins_push_quick does not ask

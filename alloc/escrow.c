@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: MIT
 // How many blocks are free, for the decision that there is no space: counted once for the volume, but not in one place.
 //
-// Each processor has some blocks in escrow, out of which it serves its requests and into which it puts what it gets back, so
-// that processors do not fight for one cache line. Only when its escrow is used up or has grown too large does it move a
-// portion from or to the common count, under a lock. Nobody hears -ENOSPC before all escrows were called in, so the count is
-// exact. When little is left, all take from the common count.
+// Each arena has some blocks in escrow. They are changed under its lock, which whoever takes blocks from it or gives them back
+// holds anyway: so in most requests counting is one plain store, into a line that the processor has already. What is not in escrow is
+// in the common count; requests that take no arena's lock (a window, a word) are served from there. An arena whose escrow is used up
+// gets a portion of the common count while that has plenty; one that has grown too large gives some back.
 //
-// The reserve always lies in the common count: while that is short, nothing goes into escrow.
+//      common ---- escrow_take: top_up ----> escrow of an arena ---- escrow_take_here ----> reserved by an alloc_get
+//        ^  ^                                  |          ^                                   |
+//        |  +--------- escrow_spill -----------+          +-------- escrow_give_here ---------+
+//        +------------------------------------- escrow_give ----------------------------------+
+//
+// When little is left, all of it may be in escrow, where it was given back: threads go on with what they have freed themselves. Nobody
+// hears -ENOSPC by that: it is decided with the locks of all arenas, or by a count during which nothing was changed. On its way between
+// common count and escrow a block is in both for a moment, never in neither.
+//
+// The reserve always lies in the common count: while that is short, nothing stays in escrow.
 #include <errno.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "alloc/alloc_internal.h"
 
-#define ESCROWS_MAX 64u
+#define LOOKS 4 // at the escrows, before all arenas are locked
 #define ESCROW_BLK_MAX (1 << 16) // 256 MiB
 
 unsigned current_cpu(void)
@@ -31,69 +39,71 @@ uint32_t count_cpus(void)
 	return n < 1 ? 1 : (uint32_t)n;
 }
 
-int escrow_init(struct alloc *a, uint64_t free_blk)
+void escrow_init(struct alloc *a, uint64_t free_blk)
 {
-	a->n_escrows = min_u32(count_cpus(), ESCROWS_MAX);
-	a->escrow_blk = (int64_t)min_u64(a->n_blks / a->n_escrows / 64, ESCROW_BLK_MAX);
-	a->escrows = aligned_alloc(CACHE_LINES, a->n_escrows * sizeof(struct escrow));
-	if (a->escrows == NULL)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < a->n_escrows; i++)
-		atomic_init(&a->escrows[i].blk, 0);
+	a->escrow_blk = (int64_t)min_u64(a->n_blks / a->n_arenas / 64, ESCROW_BLK_MAX);
 	atomic_init(&a->common_blk, (int_fast64_t)free_blk);
-	atomic_init(&a->moving, 0);
-	alloc_init_lock(&a->escrow_lock);
-	return 0;
 }
 
-void escrow_destroy(struct alloc *a)
+static void lock_all(struct alloc *a)
 {
-	pthread_mutex_destroy(&a->escrow_lock);
-	free(a->escrows);
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		pthread_mutex_lock(&a->arenas[i].lock);
 }
 
+static void unlock_all(struct alloc *a)
+{
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		pthread_mutex_unlock(&a->arenas[i].lock);
+}
+
+// Exact with the locks of all arenas.
+static uint64_t in_escrow(const struct alloc *a)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		sum += escrow_peek(&a->arenas[i]);
+	return sum;
+}
+
+// The sum without a lock; true if no escrow has changed between two looks at it: then all of them had what was seen at the moment
+// when the common count was read.
+static bool look(const struct alloc *a, int_fast64_t *sum)
+{
+	uint64_t seen[ARENAS_MAX];
+
+	*sum = 0;
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		seen[i] = atomic_load(&a->arenas[i].escrow);
+		*sum += (int_fast64_t)(seen[i] & ((1ull << ESCROW_SHIFT) - 1));
+	}
+	*sum += atomic_load(&a->common_blk);
+	for (uint32_t i = 0; i < a->n_arenas; i++)
+		if (atomic_load(&a->arenas[i].escrow) != seen[i])
+			return false;
+	return true;
+}
+
+// Asked at every operation of the filesystem: the locks only when the escrows never stand still.
 uint64_t escrow_count(struct alloc *a)
 {
 	int_fast64_t sum;
+	int tries = 0;
 
-	pthread_mutex_lock(&a->escrow_lock);
-	sum = atomic_load(&a->common_blk) + a->aside_blk;
-	for (uint32_t i = 0; i < a->n_escrows; i++)
-		sum += atomic_load(&a->escrows[i].blk);
-	pthread_mutex_unlock(&a->escrow_lock);
-	return (uint64_t)sum;
+	while (!look(a, &sum))
+		if (++tries == LOOKS) {
+			lock_all(a);
+			sum = (int_fast64_t)in_escrow(a) + atomic_load(&a->common_blk);
+			unlock_all(a);
+			break;
+		}
+	return (uint64_t)(sum + atomic_load(&a->aside_blk));
 }
 
-// Blocks on their way from an escrow to the common count are in neither: whoever sees `moving` has to take the lock.
-static void move_to_common(struct alloc *a, struct escrow *e)
-{
-	atomic_fetch_add(&a->moving, 1);
-	atomic_fetch_add(&a->common_blk, atomic_exchange(&e->blk, 0));
-	atomic_fetch_sub(&a->moving, 1);
-}
+// ---- the common count ----
 
-static void call_in(struct alloc *a)
-{
-	for (uint32_t i = 0; i < a->n_escrows; i++)
-		if (atomic_load(&a->escrows[i].blk) != 0)
-			move_to_common(a, &a->escrows[i]);
-}
-
-// Whether it is plain without the lock that there are no n blocks: a full volume is asked often. An escrow that is filled after it
-// was looked at here was filled by somebody who gave blocks back meanwhile.
-static bool plainly_less(struct alloc *a, uint64_t n, bool use_reserve)
-{
-	int_fast64_t kept = use_reserve ? 0 : (int_fast64_t)a->reserve_blk;
-
-	if (atomic_load(&a->moving) != 0)
-		return false;
-	for (uint32_t i = 0; i < a->n_escrows; i++)
-		if (atomic_load(&a->escrows[i].blk) != 0)
-			return false;
-	return atomic_load(&a->common_blk) - kept < (int_fast64_t)n && atomic_load(&a->moving) == 0;
-}
-
-// Takes n blocks out of the common count if `floor` remain there. Others take and give at the same time.
+// Takes n blocks out of it if `floor` remain there. Others take and give at the same time.
 static bool sub_common(struct alloc *a, int_fast64_t n, int_fast64_t floor)
 {
 	int_fast64_t have = atomic_load(&a->common_blk);
@@ -104,87 +114,125 @@ static bool sub_common(struct alloc *a, int_fast64_t n, int_fast64_t floor)
 	return false;
 }
 
-static int_fast64_t plenty(const struct alloc *a) { return (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk; }
+void escrow_give(struct alloc *a, uint64_t n) { atomic_fetch_add(&a->common_blk, (int_fast64_t)n); }
 
-// With the lock.
-static int take_common(struct alloc *a, struct escrow *own, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
+// With the arena's lock.
+static void move_to_common(struct alloc *a, struct arena *ar, uint64_t n)
 {
-	int_fast64_t kept = use_reserve ? 0 : (int_fast64_t)a->reserve_blk, usable;
+	escrow_give(a, n);
+	escrow_set(ar, escrow_peek(ar) - n);
+}
 
-	if (atomic_load(&a->common_blk) - (int_fast64_t)want < (int_fast64_t)a->reserve_blk)
-		call_in(a);
+void escrow_spill(struct alloc *a, struct arena *ar)
+{
+	uint64_t have = escrow_peek(ar);
+	bool is_short = atomic_load(&a->common_blk) < (int_fast64_t)a->reserve_blk;
+
+	move_to_common(a, ar, is_short ? have : have - min_u64(have, (uint64_t)a->escrow_blk));
+}
+
+// A portion for the arena while there is plenty, so that it does not ask again soon.
+static void top_up(struct alloc *a, struct arena *ar)
+{
+	int_fast64_t plenty = (int_fast64_t)a->reserve_blk + 4 * a->escrow_blk;
+	uint64_t have;
+
+	if (a->escrow_blk == 0 || atomic_load_explicit(&a->common_blk, memory_order_relaxed) < plenty)
+		return;
+	pthread_mutex_lock(&ar->lock);
+	have = escrow_peek(ar);
+	escrow_set(ar, have + (uint64_t)a->escrow_blk);
+	if (have >= (uint64_t)a->escrow_blk || !sub_common(a, a->escrow_blk, plenty - a->escrow_blk))
+		escrow_set(ar, have);
+	pthread_mutex_unlock(&ar->lock);
+}
+
+// ---- no space? ----
+
+// Whether it is plain without a lock that there are no n blocks: a full volume is asked often.
+static bool plainly_less(struct alloc *a, uint64_t n, bool use_reserve)
+{
+	int_fast64_t sum;
+
+	return look(a, &sum) && sum - (use_reserve ? 0 : (int_fast64_t)a->reserve_blk) < (int_fast64_t)n;
+}
+
+// n blocks that there are in escrow, from `home` on. With all locks.
+static void take_escrows(struct alloc *a, const struct arena *home, uint64_t n)
+{
+	for (uint32_t i = 0, first = (uint32_t)(home - a->arenas); n > 0; i++) {
+		struct arena *ar = &a->arenas[(first + i) % a->n_arenas];
+		uint64_t some = min_u64(n, escrow_peek(ar));
+
+		escrow_set(ar, escrow_peek(ar) - some);
+		n -= some;
+	}
+}
+
+// With all locks: escrows stand still, the common count does not. What is in escrow goes first, but for what the reserve lacks.
+static int take_anywhere(struct alloc *a, const struct arena *home, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
+{
+	int_fast64_t kept = use_reserve ? 0 : (int_fast64_t)a->reserve_blk, usable, rest;
+	int_fast64_t escrow;
+
+	if (atomic_load(&a->common_blk) < (int_fast64_t)a->reserve_blk)
+		for (uint32_t i = 0; i < a->n_arenas; i++)
+			move_to_common(a, &a->arenas[i], escrow_peek(&a->arenas[i]));
+	escrow = (int_fast64_t)in_escrow(a);
 	do {
-		usable = atomic_load(&a->common_blk) - kept;
+		usable = atomic_load(&a->common_blk) - kept + escrow;
 		if (usable <= 0 || ((uint64_t)usable < want && !partial))
 			return -ENOSPC;
 		*n = min_u64(want, (uint64_t)usable);
-	} while (!sub_common(a, (int_fast64_t)*n, kept));
-	if (a->escrow_blk > 0 && sub_common(a, a->escrow_blk, plenty(a) - a->escrow_blk))
-		atomic_fetch_add(&own->blk, a->escrow_blk);
+		rest = (int_fast64_t)*n - escrow;
+	} while (rest > 0 && !sub_common(a, rest, kept));
+	take_escrows(a, home, min_u64(*n, (uint64_t)escrow));
 	return 0;
 }
 
-// When little is free there are no escrows to speak of: everybody takes from the common count, still without the lock.
-static bool take_directly(struct alloc *a, uint64_t want)
-{
-	return (a->escrow_blk == 0 || atomic_load_explicit(&a->common_blk, memory_order_relaxed) < plenty(a)) &&
-	       sub_common(a, (int_fast64_t)want, (int_fast64_t)a->reserve_blk);
-}
-
-int escrow_take_more(struct alloc *a, unsigned cpu, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
+int escrow_take(struct alloc *a, struct arena *home, uint64_t want, bool partial, bool use_reserve, uint64_t *n)
 {
 	int err;
 
-	if (take_directly(a, want))
+	*n = want;
+	if (sub_common(a, (int_fast64_t)want, (int_fast64_t)a->reserve_blk)) {
+		top_up(a, home);
 		return 0;
+	}
 	if (!partial && plainly_less(a, want, use_reserve))
 		return -ENOSPC;
-	pthread_mutex_lock(&a->escrow_lock);
-	err = take_common(a, &a->escrows[cpu % a->n_escrows], want, partial, use_reserve, n);
-	pthread_mutex_unlock(&a->escrow_lock);
+	lock_all(a);
+	err = take_anywhere(a, home, want, partial, use_reserve, n);
+	unlock_all(a);
 	return err;
-}
-
-void escrow_give(struct alloc *a, unsigned cpu, uint64_t n)
-{
-	struct escrow *own = &a->escrows[cpu % a->n_escrows];
-	int_fast64_t have;
-
-	if (a->escrow_blk == 0 || atomic_load_explicit(&a->common_blk, memory_order_relaxed) < plenty(a)) {
-		atomic_fetch_add(&a->common_blk, (int_fast64_t)n);
-		return;
-	}
-	have = atomic_fetch_add(&own->blk, (int_fast64_t)n) + (int_fast64_t)n;
-	if (have <= 2 * a->escrow_blk)
-		return;
-	pthread_mutex_lock(&a->escrow_lock);
-	move_to_common(a, own);
-	pthread_mutex_unlock(&a->escrow_lock);
 }
 
 // ---- for a while ----
 
+void escrow_call_in(struct alloc *a, uint64_t want)
+{
+	if (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk >= 8 * (int_fast64_t)want)
+		return;
+	for (uint32_t i = 0; i < a->n_arenas; i++) {
+		pthread_mutex_lock(&a->arenas[i].lock);
+		move_to_common(a, &a->arenas[i], escrow_peek(&a->arenas[i]));
+		pthread_mutex_unlock(&a->arenas[i].lock);
+	}
+}
+
 uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least)
 {
-	int_fast64_t spare;
-	uint64_t n;
+	int_fast64_t spare = (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk) / 8;
+	uint64_t n = spare < (int_fast64_t)least ? 0 : min_u64(want, (uint64_t)spare);
 
-	pthread_mutex_lock(&a->escrow_lock);
-	if (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk < 8 * (int_fast64_t)want)
-		call_in(a);
-	spare = (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk) / 8;
-	n = spare < (int_fast64_t)least ? 0 : min_u64(want, (uint64_t)spare);
 	if (!sub_common(a, (int_fast64_t)n, (int_fast64_t)a->reserve_blk))
 		n = 0;
 	a->aside_blk += (int64_t)n;
-	pthread_mutex_unlock(&a->escrow_lock);
 	return n;
 }
 
 void escrow_bring_back(struct alloc *a, uint64_t n)
 {
-	pthread_mutex_lock(&a->escrow_lock);
 	a->aside_blk -= (int64_t)n;
-	atomic_fetch_add(&a->common_blk, (int_fast64_t)n);
-	pthread_mutex_unlock(&a->escrow_lock);
+	escrow_give(a, n);
 }

@@ -106,7 +106,7 @@ static int in_one_piece(struct grab *g, bool partial)
 
 		if (len == 0)
 			break;
-		escrow_give(g->a, g->cpu, wanted - len);
+		escrow_give(g->a, wanted - len);
 		g->left_blk = len;
 		err = arena_serve_any(g, true);
 	}
@@ -173,7 +173,7 @@ static void undo(struct grab *g)
 			alloc_put_back(g->a, last->start_blk + g->old_last_len, last->len_blk - g->old_last_len);
 		last->len_blk = g->old_last_len;
 	}
-	escrow_give(g->a, g->cpu, g->left_blk);
+	escrow_give(g->a, g->left_blk);
 }
 
 // Requests of one stream overtake each other when several threads bring them. Whoever comes early leaves the room of those
@@ -200,15 +200,16 @@ static void follow_stream(struct grab *g, const struct alloc_req *req)
 	g->grown_blk = sequential ? s->in_order_blk : 0;
 }
 
+// Processors do not collide.
 static uint32_t hash_origin(uint32_t locality, unsigned cpu)
 {
-	uint64_t x = (locality != 0 ? locality : ~(uint64_t)cpu) * 0x9e3779b97f4a7c15ull;
+	uint64_t x = locality * 0x9e3779b97f4a7c15ull;
 
-	return locality != 0 ? (uint32_t)(x >> 32 ^ x >> 52) : cpu; // processors do not collide
+	return locality != 0 ? (uint32_t)(x >> 32 ^ x >> 52) : cpu;
 }
 
 // With the lock. Not where a stream's window could be in the way of a large request.
-static bool grab_in(struct alloc *a, struct arena *ar, uint64_t want, unsigned fits, uint64_t *start_abs)
+static inline bool grab_in(struct alloc *a, struct arena *ar, uint64_t want, unsigned fits, uint64_t *start_abs)
 {
 	uint32_t start;
 
@@ -237,6 +238,7 @@ static bool grab_elsewhere(struct alloc *a, uint32_t home, uint32_t origin, uint
 	return done;
 }
 
+// Whether all that is free can be had at once.
 static bool all_loaded(const struct alloc *a)
 {
 	for (uint32_t i = 0; i < a->n_arenas; i++)
@@ -245,44 +247,81 @@ static bool all_loaded(const struct alloc *a)
 	return true;
 }
 
-// Most requests of a volume in use: one run that fits well in the rotor's arena or another, or else badly in the rotor's; and
-// nobody's window to think of. 0, -ENOSPC, or -EAGAIN if anything is unusual.
-static int get_quickly(struct alloc *a, unsigned cpu, uint32_t origin, const struct alloc_req *req, struct runlist *out)
+static bool others_may_have(const struct alloc *a, uint32_t home, uint64_t want)
 {
-	uint64_t want = req->want_blk, start_abs, got;
+	for (uint32_t i = 1; i < a->n_arenas; i++)
+		if (arena_may_have(a, &a->arenas[(home + i) % a->n_arenas], want, FITS_GOOD))
+			return true;
+	return false;
+}
+
+// With the lock of the home, which is released: one run that fits well there or elsewhere, or else badly at home.
+static bool grab_one(struct alloc *a, uint32_t home, uint32_t origin, const struct alloc_req *req, uint64_t *start_abs)
+{
+	unsigned worse = last_fit(req->flags & ALLOC_CONTIG, req->want_blk);
+	struct arena *ar = &a->arenas[home];
+	bool done = grab_in(a, ar, req->want_blk, FITS_GOOD, start_abs), over = done || !all_loaded(a);
+
+	if (!over && !others_may_have(a, home, req->want_blk)) {
+		done = grab_in(a, ar, req->want_blk, worse, start_abs);
+		over = true;
+	}
+	pthread_mutex_unlock(&ar->lock);
+	if (over || grab_elsewhere(a, home, origin, req->want_blk, start_abs))
+		return done || !over;
+	if (!arena_may_have(a, ar, req->want_blk, worse))
+		return false;
+	pthread_mutex_lock(&ar->lock);
+	done = grab_in(a, ar, req->want_blk, worse, start_abs);
+	pthread_mutex_unlock(&ar->lock);
+	return done;
+}
+
+// Reserves n blocks and takes the arena's lock: 0, or without it -ENOSPC.
+static int reserve_and_lock(struct alloc *a, struct arena *ar, uint64_t n, bool use_reserve)
+{
+	uint64_t got;
+	int err;
+
+	if (escrow_peek(ar) >= n) { // or it seems so, without the lock
+		pthread_mutex_lock(&ar->lock);
+		if (escrow_take_here(ar, n))
+			return 0;
+		pthread_mutex_unlock(&ar->lock);
+	}
+	err = escrow_take(a, ar, n, false, use_reserve, &got);
+	if (err == 0)
+		pthread_mutex_lock(&ar->lock);
+	return err;
+}
+
+// Most requests of a volume in use: one run, and nobody's window to think of. 0, -ENOSPC, or -EAGAIN if anything is unusual.
+static int get_quickly(struct alloc *a, uint32_t origin, const struct alloc_req *req, struct runlist *out)
+{
+	uint64_t want = req->want_blk, start_abs;
 	uint32_t home = atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed);
 	struct arena *ar = &a->arenas[home];
-	bool done;
+	int err;
 
 	if (want - 1 >= EXTENT_MAX_BLK || a->ops->grab == NULL || (want <= SMALL_MAX_BLK && is_plenty(ar)) ||
 	    out->n == out->cap || (req->flags & ALLOC_PARTIAL))
 		return -EAGAIN;
-	if (escrow_take(a, cpu, want, false, req->flags & ALLOC_USE_RESERVE, &got) != 0)
-		return -ENOSPC;
-	pthread_mutex_lock(&ar->lock);
-	done = grab_in(a, ar, want, FITS_GOOD, &start_abs);
-	pthread_mutex_unlock(&ar->lock);
-	if (!done && all_loaded(a)) {
-		done = grab_elsewhere(a, home, origin, want, &start_abs);
-		if (!done && arena_may_have(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want))) {
-			pthread_mutex_lock(&ar->lock);
-			done = grab_in(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want), &start_abs);
-			pthread_mutex_unlock(&ar->lock);
-		}
-	}
-	if (!done) {
-		escrow_give(a, cpu, want);
+	err = reserve_and_lock(a, ar, want, req->flags & ALLOC_USE_RESERVE);
+	if (err != 0)
+		return err;
+	if (!grab_one(a, home, origin, req, &start_abs)) {
+		escrow_give(a, want);
 		return -EAGAIN;
 	}
 	VERIFY(runlist_add(out, start_abs, want) == 0); // there is room
 	return 0;
 }
 
-static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, unsigned cpu, uint32_t origin,
-                      struct runlist *out)
+static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, uint32_t origin, struct runlist *out)
 {
-	struct grab g = { .a = a, .s = s, .out = out, .goal_abs = req->goal_blk, .origin = origin, .cpu = cpu,
+	struct grab g = { .a = a, .s = s, .out = out, .goal_abs = req->goal_blk, .origin = origin,
 	                  .contig = req->flags & ALLOC_CONTIG, .old_n = out->n };
+	struct arena *home = &a->arenas[atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed)];
 	bool partial = req->flags & ALLOC_PARTIAL;
 	int err;
 
@@ -290,7 +329,7 @@ static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct allo
 		return -EINVAL;
 	err = runlist_reserve(out, 1); // so that taking one without a lock cannot fail afterwards
 	if (err == 0)
-		err = escrow_take(a, cpu, min_u64(req->want_blk, ALLOC_MAX_RUN_BLK), partial, req->flags & ALLOC_USE_RESERVE,
+		err = escrow_take(a, home, min_u64(req->want_blk, ALLOC_MAX_RUN_BLK), partial, req->flags & ALLOC_USE_RESERVE,
 		                  &g.left_blk);
 	if (err != 0)
 		return err;
@@ -311,13 +350,12 @@ static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct allo
 
 static int get_once(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
 {
-	unsigned cpu = current_cpu();
-	uint32_t origin = hash_origin(req->locality, cpu);
-	int err = s == NULL && req->goal_blk == 0 ? get_quickly(a, cpu, origin, req, out) : -EAGAIN;
+	uint32_t origin = hash_origin(req->locality, current_cpu());
+	int err = s == NULL && req->goal_blk == 0 ? get_quickly(a, origin, req, out) : -EAGAIN;
 
 	if (err != -EAGAIN)
 		return err;
-	return get_slowly(a, s, req, cpu, origin, out);
+	return get_slowly(a, s, req, origin, out);
 }
 
 // Blocks that are being trimmed are free. Whoever misses them waits for the discard, and no new one begins while he tries again.

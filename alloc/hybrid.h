@@ -50,7 +50,7 @@ struct bins {
 	// may still come back (settle). Read without the lock too.
 	_Atomic uint64_t filled[N_BIN_WORDS];
 	_Atomic uint32_t filled_up;           // words of it that are not zero
-	uint32_t head[N_BINS];                // chunk with the newest entries, or NIL
+	uint32_t head[N_BINS];                // chunk with the newest entries; an empty one only if it is the last; or NIL
 	struct bin_chunk *chunks;             // private pages, touched as they are needed
 	uint32_t max_chunks;                  // enough for max_entries, however they are spread
 	_Atomic uint32_t n_chunks;            // ever used
@@ -74,9 +74,35 @@ int bins_init(struct bins *b, uint32_t n_blk) ATTR_MUST_USE; // -ENOMEM
 void bins_free(struct bins *b);
 size_t bins_bytes(const struct bins *b);
 void bins_clear(struct bins *b);
-void bins_push(struct bins *b, uint32_t bin, uint32_t start); // n_entries < max_entries
 
-// The same if it is next to no work: false when the top chunk is full or there is none.
+// Only the holder of the lock writes these words.
+static inline void bins_mark(struct bins *b, uint32_t bin)
+{
+	uint32_t w = bin / 64, up = atomic_load_explicit(&b->filled_up, memory_order_relaxed);
+	uint64_t word = atomic_load_explicit(&b->filled[w], memory_order_relaxed);
+
+	atomic_store_explicit(&b->filled[w], word | 1ull << (bin % 64), memory_order_relaxed);
+	atomic_store_explicit(&b->filled_up, up | 1u << w, memory_order_relaxed);
+}
+
+// The bin is empty.
+static inline void bins_unmark(struct bins *b, uint32_t bin)
+{
+	uint32_t w = bin / 64, up;
+	uint64_t bit = 1ull << (bin % 64), word = atomic_load_explicit(&b->filled[w], memory_order_relaxed);
+
+	if ((word & bit) == 0)
+		return;
+	atomic_store_explicit(&b->filled[w], word & ~bit, memory_order_relaxed);
+	up = atomic_load_explicit(&b->filled_up, memory_order_relaxed);
+	if (word == bit)
+		atomic_store_explicit(&b->filled_up, up & ~(1u << w), memory_order_relaxed);
+}
+
+// n_entries < max_entries.
+void bins_push_chunk(struct bins *b, uint32_t bin, uint32_t start);
+
+// If there is room in the bin's top chunk: false otherwise.
 static inline bool bins_push_quick(struct bins *b, uint32_t bin, uint32_t start)
 {
 	struct bin_chunk *top;
@@ -86,35 +112,57 @@ static inline bool bins_push_quick(struct bins *b, uint32_t bin, uint32_t start)
 	top = &b->chunks[b->head[bin]];
 	if (top->n == CHUNK_ENTRIES)
 		return false;
+	if (top->n == 0)
+		bins_mark(b, bin);
 	top->starts[top->n++] = start;
 	b->n_entries++;
 	return true;
 }
 
+static inline void bins_push(struct bins *b, uint32_t bin, uint32_t start)
+{
+	if (!bins_push_quick(b, bin, start))
+		bins_push_chunk(b, bin, start);
+}
+
 void bins_drop_chunk(struct bins *b, uint32_t bin); // the top one, which is empty
-void bins_unmark(struct bins *b, uint32_t bin);     // the bin is empty
 
 // The newest entry, and the one below it to prefetch what it stands for (or NIL). False: the bin is empty.
 static inline bool bins_pop(struct bins *b, uint32_t bin, uint32_t *start, uint32_t *next)
 {
-	struct bin_chunk *top;
+	struct bin_chunk *top = b->head[bin] == NIL ? NULL : &b->chunks[b->head[bin]];
 
-	if (b->head[bin] == NIL) {
+	if (top == NULL || top->n == 0) {
 		bins_unmark(b, bin);
 		return false;
 	}
-	top = &b->chunks[b->head[bin]];
 	*start = top->starts[--top->n];
 	b->n_entries--;
-	*next = NIL;
-	if (top->n == 0)
+	*next = top->n > 0 ? top->starts[top->n - 1] : NIL;
+	if (top->n == 0 && top->next != NIL)
 		bins_drop_chunk(b, bin);
-	else
-		*next = top->starts[top->n - 1];
 	return true;
 }
 
-uint32_t bins_next(const struct bins *b, uint32_t from);      // first filled bin >= from, or NIL. Without the lock.
+// First filled bin >= from, or NIL. Without the lock.
+static inline uint32_t bins_next(const struct bins *b, uint32_t from)
+{
+	uint32_t w = from / 64, up;
+	uint64_t word;
+
+	if (from >= N_BINS)
+		return NIL;
+	word = atomic_load_explicit(&b->filled[w], memory_order_relaxed) & ~0ull << (from % 64);
+	while (word == 0) {
+		up = w == 31 ? 0 : atomic_load_explicit(&b->filled_up, memory_order_relaxed) & ~0u << (w + 1);
+		if (up == 0)
+			return NIL;
+		w = (uint32_t)__builtin_ctz(up);
+		word = atomic_load_explicit(&b->filled[w], memory_order_relaxed); // 0 only if somebody else was here
+	}
+	return w * 64 + (uint32_t)__builtin_ctzll(word);
+}
+
 uint32_t bins_prev(const struct bins *b, uint32_t from);      // last filled bin <= from, or NIL. Without the lock.
 // Calls fn for each entry of a bin until it returns true.
 typedef bool (*bins_fn)(void *ctx, uint32_t start);

@@ -205,6 +205,7 @@ static void apply_put(struct alloc *a, struct metaslab *ms, struct mrun r, uint6
 	struct arena *ar = arena_of_ms(a, ms);
 
 	ms_give(a, ar, ms_start(a, ar, ms) + r.start, r.len);
+	escrow_give_here(a, ar, r.len);
 	trim_note(a, ms, r); // perhaps written to
 }
 
@@ -283,7 +284,7 @@ static void release_batch(struct alloc *a, struct arena *ar, struct metaslab *ms
 	if (!loaded)
 		add_unloaded(ar, sum);
 	atomic_fetch_sub(&a->freeing_blk, sum);
-	escrow_give(a, current_cpu(), sum);
+	escrow_give_here(a, ar, sum);
 	batch_free(b, &a->memory);
 }
 

@@ -213,8 +213,8 @@ static void bring_back(struct alloc *a, struct arena *ar)
 	pthread_mutex_lock(&ar->lock);
 	ms_give(a, ar, ar->trimming.start, len); // ms_reserve has counted it
 	ar->trimming = (struct mrun){ 0, 0 };
-	pthread_mutex_unlock(&ar->lock);
 	escrow_bring_back(a, len);
+	pthread_mutex_unlock(&ar->lock);
 }
 
 // Sets the next run apart. *piece: relative to the arena; length 0: none was found in this call.
@@ -222,8 +222,10 @@ static int next_piece(struct alloc *a, struct alloc_trim *t, struct metaslab *ms
 {
 	struct arena *ar = arena_of_ms(a, ms);
 	struct mrun run;
-	int err = lock_metaslab(a, t, ms);
+	int err;
 
+	escrow_call_in(a, t->max_blk);
+	err = lock_metaslab(a, t, ms);
 	if (err != 0) {
 		leave_metaslab(a, t, ms);
 		return err;
