@@ -2,7 +2,6 @@
 #include "fsck/blockmap.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 
 #include "util/blk.h"
@@ -39,26 +38,24 @@ static uint64_t next_word(const struct blockmap *map, uint64_t *from, uint64_t e
 	return rel / 64;
 }
 
-static bool find_taken(const struct blockmap *map, uint64_t start, uint64_t end, uint64_t *taken_blk)
+// The first block of [start, end) that is claimed, or that is not; `end` if there is none.
+static uint64_t find(const struct blockmap *map, bool claimed, uint64_t start, uint64_t end)
 {
 	for (uint64_t from = start; from < end;) {
 		const uint64_t *words = map->words[from >> map->ms_shift];
-		uint64_t base = from & ~63ull, mask, w = next_word(map, &from, end, &mask);
+		uint64_t base = from & ~63ull, mask, w = next_word(map, &from, end, &mask), bits = words != NULL ? words[w] : 0;
 
-		if (words != NULL && (words[w] & mask) != 0) {
-			*taken_blk = base + (uint64_t)__builtin_ctzll(words[w] & mask);
-			return true;
-		}
+		bits = (claimed ? bits : ~bits) & mask;
+		if (bits != 0)
+			return base + (uint64_t)__builtin_ctzll(bits);
 	}
-	return false;
+	return end;
 }
 
-int blockmap_claim(struct blockmap *map, uint64_t start_blk, uint64_t len_blk, uint64_t *taken_blk)
+int blockmap_mark(struct blockmap *map, uint64_t start_blk, uint64_t len_blk)
 {
 	uint64_t end = start_blk + len_blk;
 
-	if (find_taken(map, start_blk, end, taken_blk))
-		return -EEXIST;
 	for (uint64_t from = start_blk; from < end;) {
 		uint64_t **words = &map->words[from >> map->ms_shift], mask, w;
 
@@ -67,8 +64,30 @@ int blockmap_claim(struct blockmap *map, uint64_t start_blk, uint64_t len_blk, u
 		if (*words == NULL)
 			return -ENOMEM;
 		w = next_word(map, &from, end, &mask);
+		map->claimed_blk += (uint64_t)__builtin_popcountll(mask & ~(*words)[w]);
 		(*words)[w] |= mask;
 	}
-	map->claimed_blk += len_blk;
 	return 0;
+}
+
+int blockmap_claim(struct blockmap *map, uint64_t start_blk, uint64_t len_blk, uint64_t *taken_blk)
+{
+	*taken_blk = find(map, true, start_blk, start_blk + len_blk);
+	if (*taken_blk < start_blk + len_blk)
+		return -EEXIST;
+	return blockmap_mark(map, start_blk, len_blk);
+}
+
+bool blockmap_next(const struct blockmap *map, bool claimed, uint64_t end_blk, uint64_t *start_blk, uint64_t *len_blk)
+{
+	*start_blk = find(map, claimed, *start_blk, end_blk);
+	*len_blk = find(map, !claimed, *start_blk, end_blk) - *start_blk;
+	return *start_blk < end_blk;
+}
+
+uint64_t blockmap_word(const struct blockmap *map, uint64_t blk)
+{
+	const uint64_t *words = map->words[blk >> map->ms_shift];
+
+	return words != NULL ? words[(blk & ((1ull << map->ms_shift) - 1)) / 64] : 0;
 }

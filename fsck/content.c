@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What belongs to an inode. F3 of fs.h: a file is inline, or has extents, never both; E1 and E2 of extmap.h: extents do not
-// overlap and share no block. Where two rows contradict each other the later one goes: what it claimed reads as zeros then,
-// which is worse than the data and better than somebody else's.
+// overlap and share no block. Where two rows of a file contradict each other the later one goes: what it claimed reads as zeros then,
+// which is worse than the data and better than somebody else's. Blocks that two files claim are copied (shared.c).
 #include "fsck/content.h"
 
 #include <errno.h>
@@ -45,9 +45,12 @@ static int set_size(struct content *c, int64_t size)
 
 static int check_flags(struct content *c)
 {
-	bool may_inline = S_ISREG(c->row->mode) || S_ISLNK(c->row->mode);
-	int64_t allowed = may_inline ? INODE_INLINE : 0;
+	int64_t allowed = 0;
 
+	if (S_ISREG(c->row->mode) || S_ISLNK(c->row->mode))
+		allowed |= INODE_INLINE;
+	if (S_ISREG(c->row->mode) || S_ISDIR(c->row->mode))
+		allowed |= INODE_NODATACOW;
 	if ((c->row->flags & ~allowed) == 0)
 		return 0;
 	if (!PROBLEM(c->f, FP_INODE_FLAGS, .ino = ino_of(c), .is = c->row->flags))
@@ -152,33 +155,52 @@ static int is_system(void *ctx, uint64_t start_blk, uint64_t len_blk)
 	return 1;
 }
 
-// Whether the extent must go, by the first rule that it breaks. Claims its blocks if not.
-static int judge_extent(struct content *c, const struct raw_extent *e, bool *bad, bool *remove)
+static bool is_summed(const struct content *c, const struct raw_extent *e)
 {
-	uint64_t ino = ino_of(c), phys = (uint64_t)e->phys, len = (uint64_t)e->len, off = (uint64_t)e->off, taken = 0;
+	return (c->row->flags & INODE_NODATACOW) == 0 && (e->flags & EXTENT_UNWRITTEN) == 0;
+}
+
+// Claims the blocks of a sound extent. What others have claimed is put on the list of what is to be copied.
+static int claim(struct content *c, const struct raw_extent *e)
+{
 	struct fsck *f = c->f;
-	int err;
+	uint64_t start = (uint64_t)e->phys, end = start + (uint64_t)e->len, n, taken = 0;
+	struct shared_run item = { .ino = ino_of(c), .unwritten = (e->flags & EXTENT_UNWRITTEN) != 0, .summed = is_summed(c, e) };
+	int err = blockmap_claim(&f->owned, start, end - start, &taken);
+
+	if (err == 0)
+		return is_summed(c, e) ? blockmap_mark(&f->summed, start, end - start) : 0;
+	if (err != -EEXIST)
+		return err;
+	err = 0;
+	if (PROBLEM(f, FP_BLOCKS_SHARED, .ino = item.ino, .off = (uint64_t)e->off, .start = taken)) {
+		for (uint64_t at = start; err == 0 && blockmap_next(&f->owned, true, end, &at, &n); at += n) {
+			item.off_blk = (uint64_t)e->off + (at - start);
+			item.phys_blk = at;
+			item.len_blk = n;
+			err = shared_add(&f->shared, &item);
+		}
+	}
+	for (uint64_t at = start; err == 0 && is_summed(c, e) && blockmap_next(&f->owned, false, end, &at, &n); at += n)
+		err = blockmap_mark(&f->summed, at, n);
+	return err != 0 ? err : blockmap_mark(&f->owned, start, end - start);
+}
+
+// Whether the extent must go, by the first rule that it breaks.
+static void judge_extent(struct content *c, const struct raw_extent *e, bool *bad, bool *remove)
+{
+	uint64_t ino = ino_of(c), phys = (uint64_t)e->phys, len = (uint64_t)e->len, off = (uint64_t)e->off;
+	struct fsck *f = c->f;
 
 	*bad = true;
-	if (!in_range(c, e)) {
+	if (!in_range(c, e))
 		*remove = PROBLEM(f, FP_EXTENT_RANGE, .ino = ino, .is = e->off, .start = phys, .len = len);
-		return 0;
-	}
-	if (e->off < c->end_blk) {
+	else if (e->off < c->end_blk)
 		*remove = PROBLEM(f, FP_EXTENT_OVERLAP, .ino = ino, .off = off);
-		return 0;
-	}
-	if (sysfiles_mark(&f->vol->files, phys, len, is_system, NULL) != 0) {
+	else if (sysfiles_mark(&f->vol->files, phys, len, is_system, NULL) != 0)
 		*remove = PROBLEM(f, FP_EXTENT_SYSTEM, .ino = ino, .off = off, .start = phys, .len = len);
-		return 0;
-	}
-	err = blockmap_claim(&f->owned, phys, len, &taken);
-	if (err == -EEXIST) {
-		*remove = PROBLEM(f, FP_BLOCKS_SHARED, .ino = ino, .off = off, .start = taken);
-		return 0;
-	}
-	*bad = *remove = false;
-	return err;
+	else
+		*bad = *remove = false;
 }
 
 // E1 is about the map; this is about what the map says of the file.
@@ -207,10 +229,9 @@ static int check_extent(struct content *c)
 	const struct cursor *at = &c->m->sat[SAT_EXTENT];
 	struct raw_extent e = { cursor_int(at, 1), cursor_int(at, 2), cursor_int(at, 3), cursor_int(at, 4) };
 	bool bad, remove;
-	int err = judge_extent(c, &e, &bad, &remove);
+	int err;
 
-	if (err != 0)
-		return err;
+	judge_extent(c, &e, &bad, &remove);
 	if (remove)
 		return SQL(c->f, "DELETE FROM extent WHERE ino = ?1 AND off = ?2", c->row->ino, e.off);
 	if (!in_range(c, &e))
@@ -218,7 +239,10 @@ static int check_extent(struct content *c)
 	c->blocks_blk += e.len;
 	if (e.off + e.len > c->end_blk)
 		c->end_blk = e.off + e.len;
-	return bad ? 0 : check_extent_state(c, &e);
+	if (bad)
+		return 0;
+	err = check_extent_state(c, &e);
+	return err != 0 ? err : claim(c, &e);
 }
 
 static int check_extents(struct content *c)

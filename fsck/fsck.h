@@ -5,7 +5,9 @@
 // and merges them, so that nothing is looked up row by row; what must be known about all inodes at once is kept in two
 // arrays (inotab.h) and one bit per block (blockmap.h).
 //
-// Repairs are SQL statements in the volume's own transactions, each of which leaves a volume that is no worse than before:
+// The database itself, if it is damaged, is written anew in free space from all rows that can still be read (salvage.c).
+//
+// Other repairs are SQL statements in the volume's own transactions, each of which leaves a volume that is no worse than before:
 // an fsck that is killed can be run again. A repair may be followed by another problem that it brings to light (an extent is
 // removed, so its blocks are lost, so the space map is rebuilt); the order of the phases sees to it that one run ends clean.
 //
@@ -24,6 +26,8 @@
 #include "fsck/inotab.h"
 #include "fsck/problem.h"
 #include "fsck/progress.h"
+#include "fsck/shared.h"
+#include "fsck/space.h"
 #include "meta/volume.h"
 #include "util/attr.h"
 
@@ -42,7 +46,7 @@ struct fsck {
 	// the command line
 	const char *device;
 	enum fsck_mode mode;
-	bool force, verbose;
+	bool force, verbose, scrub;
 
 	// the volume
 	struct bdev *dev;
@@ -52,19 +56,29 @@ struct fsck {
 
 	// what came out
 	uint64_t n_fixed, n_left;
+	uint64_t n_damaged; // of n_left: files that only their owner can restore
 	bool give_up;                       // -p met something serious
 	const volatile sig_atomic_t *stop;  // SIGINT, SIGTERM
 	struct progress progress;
 
 	// what the phases know (freed by fsck_free)
 	bool db_damaged; // its rows cannot be relied on: no further phase
+	bool rebuild;    // … and its owner wants it rebuilt
+	bool rebuilt;    // it was
 	bool has_root;
 	struct inotab inodes;
 	struct dirtab dirs;
-	struct blockmap owned; // blocks that extents of files name
+	struct blockmap owned;  // blocks that extents of files name
+	struct blockmap summed; // those that have a checksum: of written extents of files that are not INODE_NODATACOW
+	struct shared_list shared; // what two extents claim
+	uint64_t n_deferred;    // rows of table deferred that are sound: blocks whose place on the device is out of date
 	uint64_t lost_found;   // its inode number, 0 = not needed so far
 	uint64_t n_inodes;     // for the summary
 	uint64_t used_blk;     // for the summary: of files
+
+	// free space for repairs, when it is known what is free (phase 5)
+	bool has_space;
+	struct space space;
 
 	// the open batch of repairs
 	uint64_t txn;      // its transaction's number
@@ -87,9 +101,18 @@ int phase_superblock(struct fsck *f) ATTR_MUST_USE; // before the volume is open
 int phase_database(struct fsck *f) ATTR_MUST_USE;
 int phase_inodes(struct fsck *f) ATTR_MUST_USE;
 int phase_space(struct fsck *f) ATTR_MUST_USE;
+int phase_data(struct fsck *f) ATTR_MUST_USE;
 int phase_names(struct fsck *f) ATTR_MUST_USE;
 int phase_tree(struct fsck *f) ATTR_MUST_USE;
 int phase_counts(struct fsck *f) ATTR_MUST_USE;
+
+// ---- salvage.c ----
+// Writes the database anew from what can be read of the old one. The volume is not open. False in *done: there was nothing to be read, or no
+// room; the volume is as it was, and why has been said.
+int salvage(struct fsck *f, bool *done) ATTR_MUST_USE;
+
+// ---- scrub.c ----
+int scrub(struct fsck *f) ATTR_MUST_USE; // after the phases; the volume is open, no transaction
 
 // ---- lostfound.c ----
 // Gives the inode a name in /lost+found, which is made if there is none. inodes and dirs are kept up to date.

@@ -21,6 +21,7 @@ static const struct cmdline_opt options[] = {
 	{ 'a', "auto", NULL, "the same as -p" },
 	{ 'y', "yes", NULL, "answer yes to everything" },
 	{ 'f', "force", NULL, "check everything even with -p; repair over another filesystem" },
+	{ 's', "scrub", NULL, "check everything, then read all files and verify their checksums" },
 	{ 'v', "verbose", NULL, "print more, and the identifier of each problem" },
 	{ 'C', "progress", "FD", "write progress to this descriptor; 0 draws a bar on the terminal" },
 	CMDLINE_VERSION,
@@ -103,6 +104,9 @@ static int take_option(struct fsck *f, int letter, bool *chosen)
 	case 'f':
 		f->force = true;
 		return 0;
+	case 's':
+		f->scrub = true;
+		return 0;
 	case 'v':
 		f->verbose = true;
 		return 0;
@@ -151,11 +155,11 @@ static int open_device(struct fsck *f)
 	return -EROFS;
 }
 
-// A volume whose database does not open has errors, and they stay: that is an answer, not a failure of fsck.
+// A volume whose database does not open has errors: it is written anew, or they stay. That is an answer, not a failure of fsck.
 static int open_volume(struct fsck *f, bool *opened)
 {
+	char *advice, text[sizeof(f->why.text)];
 	int err = fsck_open(f);
-	char *advice;
 
 	*opened = err == 0;
 	if (err != -EUCLEAN)
@@ -163,9 +167,12 @@ static int open_volume(struct fsck *f, bool *opened)
 	advice = strstr(f->why.text, "; run fsck");
 	if (advice != NULL)
 		*advice = '\0';
-	(void)PROBLEM(f, FP_DB_OPEN, .text = f->why.text);
+	memcpy(text, f->why.text, sizeof(text));
 	f->why.text[0] = '\0';
-	return 0;
+	if (!PROBLEM(f, FP_DB_OPEN, .text = text))
+		return 0;
+	err = salvage(f, opened);
+	return err == 0 && *opened ? fsck_open(f) : err;
 }
 
 static int remember_last_txn(struct fsck *f)
@@ -208,13 +215,15 @@ static int check_volume(struct fsck *f, bool *quick)
 {
 	int err = remember_last_txn(f);
 
-	*quick = err == 0 && f->mode == FSCK_PREEN && !f->force && f->n_left == 0 && fsck_looks_clean(f);
+	*quick = err == 0 && f->mode == FSCK_PREEN && !f->force && !f->scrub && f->n_left == 0 && fsck_looks_clean(f);
 	if (err != 0 || *quick)
 		return err;
 	err = fsck_check(f);
 	f->n_inodes = f->inodes.n;
 	f->used_blk = f->owned.claimed_blk;
-	return err != 0 ? err : update_mark(f);
+	if (err == 0)
+		err = update_mark(f);
+	return err == 0 && f->scrub && !f->db_damaged && !fsck_stopping(f) ? scrub(f) : err;
 }
 
 static int close_volume(struct fsck *f, int err)
@@ -249,8 +258,11 @@ static void print_summary(const struct fsck *f, bool quick)
 	       (unsigned long long)(f->used_blk + system_blks(f)), (unsigned long long)f->sb.n_blks);
 	if (f->n_fixed > 0)
 		printf("%s: %llu problems repaired\n", f->device, (unsigned long long)f->n_fixed);
-	if (f->n_left > 0)
-		printf("%s: %llu problems left: the volume needs to be repaired\n", f->device, (unsigned long long)f->n_left);
+	if (f->n_damaged > 0)
+		printf("%s: %llu files are damaged\n", f->device, (unsigned long long)f->n_damaged);
+	if (f->n_left > f->n_damaged)
+		printf("%s: %llu problems left: the volume needs to be repaired\n", f->device,
+		       (unsigned long long)(f->n_left - f->n_damaged));
 }
 
 static int run(struct fsck *f)

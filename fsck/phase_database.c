@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: MIT
-// Phase 2: is the database one in itself? SQLite's own check of its pages and trees, and that every column that should
+// Phase 2: is the database one in itself? A check of its pages and trees (btree.h), and that every column that should
 // hold a number does: SQLite stores any type in any column, and sorts text behind all numbers.
 //
-// A damaged tree cannot be repaired from itself, and repairing rows in it would make it worse: then the check ends here.
+// The pages are read from the device, as the last transaction has left them: no repair has been made yet. Later phases read all rows through
+// SQLite, so what this check might miss does not stay hidden.
+//
+// Repairing rows in a damaged tree would make it worse: then the check ends here, and the database is written anew (salvage.c).
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "fsck/fsck.h"
 #include "fsck/sql.h"
+#include "fsck/tables.h"
 #include "util/attr.h"
-
-#define MESSAGES_MAX 100
-#define STEPS_PER_CALLBACK 100000
 
 struct typed_table {
 	const char *name;
@@ -57,48 +60,103 @@ static int check_types(struct fsck *f, const struct typed_table *t)
 	return sql_run(f, sql, 0, NULL);
 }
 
-static int interrupt_if_stopping(void *ctx) { return fsck_stopping(ctx); }
+// ---- pages ----
 
-// Messages of the integrity check; a clean database gives one row "ok".
-static int check_integrity(struct fsck *f)
+#define TABLES_MAX 32u // ours, the schema's own, and sqlite_stat1 to 4
+
+struct integrity {
+	struct fsck *f;
+	struct table tables[TABLES_MAX];
+	char names[TABLES_MAX][32];
+	unsigned n_tables;
+};
+
+static void print_damage(void *ctx, const char *text) { problem_note(((struct integrity *)ctx)->f, "database: %s", text); }
+static void show_progress(void *ctx, uint32_t page) { progress_at(((struct integrity *)ctx)->f, page); }
+static bool stop_check(void *ctx) { return fsck_stopping(((struct integrity *)ctx)->f); }
+
+// The schema is ours, text for text, but a volume may have come with statistics, too.
+static int list_tables(struct integrity *in)
 {
-	sqlite3 *db = store_db(f->vol->store);
-	sqlite3_stmt *stmt = NULL;
-	char sql[64];
-	int rc;
-	int err;
+	struct cursor c;
+	int err = cursor_open(in->f, &c, "SELECT rootpage, name FROM sqlite_schema WHERE rootpage > 0 AND rootpage < 1 << 32", 0, 0);
 
-	snprintf(sql, sizeof(sql), "PRAGMA integrity_check(%d)", MESSAGES_MAX);
-	err = sql_prepare(f, sql, &stmt);
+	in->tables[in->n_tables++] = (struct table){ .name = "schema", .root = 1 };
+	while (err == 0 && c.have && in->n_tables < TABLES_MAX) {
+		struct table *t = &in->tables[in->n_tables];
+		char *name = in->names[in->n_tables++];
+		const struct table *form;
+
+		snprintf(name, sizeof(in->names[0]), "%s", (const char *)sqlite3_column_text(c.stmt, 1));
+		form = table_form(name);
+		*t = form != NULL ? *form : (struct table){ .name = name };
+		t->root = (uint32_t)c.key;
+		err = cursor_next(in->f, &c);
+	}
+	cursor_close(&c);
+	return err;
+}
+
+static int check_pages(struct integrity *in)
+{
+	struct fsck *f = in->f;
+	struct dbpages pages;
+	struct btree_check check = {
+		.pages = &pages,
+		.tables = in->tables,
+		.n_tables = in->n_tables,
+		.damage = print_damage,
+		.progress = show_progress,
+		.stop = stop_check,
+		.ctx = in,
+	};
+	int err = dbpages_open(&f->vol->files, &pages);
+
 	if (err != 0)
 		return err;
-	sqlite3_progress_handler(db, STEPS_PER_CALLBACK, interrupt_if_stopping, f);
-	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-		const char *text = (const char *)sqlite3_column_text(stmt, 0);
-		char line[ESCAPED_NAME_LEN];
+	progress_range(f, pages.n_pages);
+	err = btree_check(&check);
+	f->db_damaged = check.n_damages > 0;
+	f->rebuild = f->db_damaged && PROBLEM(f, FP_DB_INTEGRITY, .text = "its pages do not fit together");
+	dbpages_close(&pages);
+	return err;
+}
 
-		if (text != NULL && strcmp(text, "ok") == 0)
-			continue;
-		text = text != NULL ? text : "no message";
-		(void)PROBLEM(f, FP_DB_INTEGRITY, .text = escape_name(text, (int)strlen(text), line));
-	}
-	if (rc != SQLITE_DONE && rc != SQLITE_INTERRUPT)
-		(void)PROBLEM(f, FP_DB_INTEGRITY, .text = sqlite3_errmsg(db));
-	sqlite3_finalize(stmt);
-	sqlite3_progress_handler(db, 0, NULL, NULL);
-	return 0;
+// The next transaction's number follows from it, and the space map has rows of earlier ones.
+static int check_txn_number(struct fsck *f)
+{
+	int64_t txn;
+	int err = sql_number(f, "SELECT value FROM config WHERE key = 'txn'", -1, &txn);
+
+	if (err != 0 || txn >= 0 || !PROBLEM(f, FP_TXN_NUMBER, .is = txn))
+		return err;
+	return SQL(f, "INSERT OR REPLACE INTO config(key, value) VALUES('txn', ?1)", (int64_t)f->txn); // written with the commit, too
+}
+
+static bool has_wrong_types(const struct integrity *in, const char *name)
+{
+	for (unsigned i = 0; i < in->n_tables; i++)
+		if (strcmp(in->tables[i].name, name) == 0)
+			return in->tables[i].n_bad_rows > 0;
+	return false;
 }
 
 int phase_database(struct fsck *f)
 {
-	uint64_t left = f->n_left;
-	int err = check_integrity(f);
+	struct integrity *in = calloc(1, sizeof(*in));
+	int err;
 
-	f->db_damaged = f->n_left != left;
-	progress_range(f, ARRAY_LEN(tables));
-	for (size_t i = 0; err == 0 && !f->db_damaged && i < ARRAY_LEN(tables) && !fsck_stopping(f); i++) {
-		err = check_types(f, &tables[i]);
-		progress_at(f, i + 1);
-	}
+	if (in == NULL)
+		return -ENOMEM;
+	in->f = f;
+	err = list_tables(in);
+	if (err == 0)
+		err = check_pages(in);
+	if (err == 0 && !f->db_damaged)
+		err = check_txn_number(f);
+	for (size_t i = 0; err == 0 && !f->db_damaged && i < ARRAY_LEN(tables) && !fsck_stopping(f); i++)
+		if (has_wrong_types(in, tables[i].name))
+			err = check_types(f, &tables[i]);
+	free(in);
 	return err;
 }

@@ -32,7 +32,6 @@ struct entry {
 	int64_t ino, type;
 	const void *name;
 	int name_len;
-	char printable[ESCAPED_NAME_LEN];
 };
 
 // Names that were filed close before the present one: only these can be equal to it.
@@ -48,6 +47,7 @@ struct names {
 	uint64_t hash_key;
 	uint64_t parent;            // of the group at hand
 	bool skip_group;
+	char printable[ESCAPED_NAME_LEN];
 	struct neighbour near[DIRENT_PROBES];
 	unsigned n_near;
 	struct later_list misplaced; // entries to be filed anew
@@ -91,7 +91,11 @@ static void read_entry(const struct names *n, struct entry *e)
 	e->type = cursor_int(&n->at, 3);
 	e->name = sqlite3_column_blob(n->at.stmt, 4);
 	e->name_len = sqlite3_column_bytes(n->at.stmt, 4);
-	escape_name(e->name, e->name_len, e->printable);
+}
+
+static const char *printable(struct names *n, const struct entry *e)
+{
+	return escape_name(e->name, e->name_len, n->printable);
 }
 
 static bool name_is_valid(const struct entry *e)
@@ -138,16 +142,16 @@ static int check_place(struct names *n, const struct entry *e)
 	uint64_t hash;
 
 	if (!name_is_valid(e))
-		return PROBLEM(f, FP_DIRENT_NAME, .parent = e->parent, .name = e->printable, .ino = (uint64_t)e->ino)
+		return PROBLEM(f, FP_DIRENT_NAME, .parent = e->parent, .name = printable(n, e), .ino = (uint64_t)e->ino)
 			? later_add(&n->misplaced, &move) : 0;
 	if (is_duplicate(n, e))
-		return PROBLEM(f, FP_DIRENT_DUPLICATE, .parent = e->parent, .name = e->printable)
+		return PROBLEM(f, FP_DIRENT_DUPLICATE, .parent = e->parent, .name = printable(n, e))
 			? later_add(&n->misplaced, &move) : 0;
 	hash = dirent_hash(n->hash_key, e->name, (size_t)e->name_len);
 	if (e->cookie >= hash && e->cookie - hash < DIRENT_PROBES)
 		return 0;
 	move.rename = false;
-	return PROBLEM(f, FP_DIRENT_COOKIE, .parent = e->parent, .name = e->printable) ? later_add(&n->misplaced, &move) : 0;
+	return PROBLEM(f, FP_DIRENT_COOKIE, .parent = e->parent, .name = printable(n, e)) ? later_add(&n->misplaced, &move) : 0;
 }
 
 // The entry stays: who is named, and how often.
@@ -179,13 +183,13 @@ static int check_entry(struct names *n)
 	read_entry(n, &e);
 	info = e.ino > 0 ? inotab_find(&f->inodes, (uint64_t)e.ino) : NULL;
 	if (info == NULL) {
-		if (!PROBLEM(f, FP_DIRENT_TARGET, .parent = e.parent, .name = e.printable, .is = e.ino))
+		if (!PROBLEM(f, FP_DIRENT_TARGET, .parent = e.parent, .name = printable(n, &e), .is = e.ino))
 			return 0;
 		return SQL(f, "DELETE FROM dirent WHERE parent = ?1 AND cookie = ?2", (int64_t)e.parent, (int64_t)e.cookie);
 	}
 	err = check_place(n, &e);
 	if (err == 0 && e.type != info->type &&
-	    PROBLEM(f, FP_DIRENT_TYPE, .parent = e.parent, .name = e.printable, .is = e.type, .ino = info->ino,
+	    PROBLEM(f, FP_DIRENT_TYPE, .parent = e.parent, .name = printable(n, &e), .is = e.type, .ino = info->ino,
 	            .should = info->type))
 		err = SQL(f, "UPDATE dirent SET type = ?3 WHERE parent = ?1 AND cookie = ?2", (int64_t)e.parent,
 		          (int64_t)e.cookie, info->type);

@@ -163,7 +163,7 @@ static int check_counts(struct ms_check *c, bool *wrong)
 	if (err == 0 && row.have) {
 		*wrong |= number_is_wrong(c, "free block count", cursor_int(&row, 1), free_blk);
 		*wrong |= number_is_wrong(c, "space map length", cursor_int(&row, 2), c->log_bytes);
-		if (cursor_int(&row, 3) < 0)
+		if (cursor_int(&row, 3) < 0 || cursor_int(&row, 3) > cursor_int(&row, 2))
 			*wrong |= number_is_wrong(c, "condensed length", cursor_int(&row, 3), c->log_bytes);
 	} else if (err == 0) { // without a row it must be all free
 		*wrong |= number_is_wrong(c, "free block count", (int64_t)c->map.n_blks, free_blk);

@@ -2,10 +2,14 @@
 // The phases in their order, and the short look that -p takes at a volume without known errors.
 //
 // The order: superblocks (without them there is no database), the database (without it there are no rows), inodes and
-// their blocks, the free map (which follows from the blocks), names (which need the inodes), the tree (which needs the
-// names), counts (which need the tree). Each leaves behind what the next ones rely on.
+// their blocks, the free map (which follows from the blocks), what belongs to the blocks and what must be copied (which needs free space),
+// names (which need the inodes), the tree (which needs the names), counts (which need the tree). Each leaves behind what the
+// next ones rely on.
+//
+// A database that turns out to be damaged, in phase 2 or when a later one meets it, is written anew, and everything begins again.
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "fsck/fsck.h"
@@ -24,6 +28,7 @@ static const struct phase phases[] = {
 	{ "database", phase_database },
 	{ "inodes", phase_inodes },
 	{ "free space", phase_space },
+	{ "data", phase_data },
 	{ "names", phase_names },
 	{ "tree", phase_tree },
 	{ "counts", phase_counts },
@@ -48,14 +53,48 @@ static int run_phase(struct fsck *f, size_t i)
 	return err; // the caller abandons the volume: what was not committed is dropped
 }
 
-int fsck_check(struct fsck *f)
+static int run_phases(struct fsck *f)
 {
 	int err = blockmap_init(&f->owned, f->sb.n_blks, f->sb.ms_shift);
 
+	if (err == 0)
+		err = blockmap_init(&f->summed, f->sb.n_blks, f->sb.ms_shift);
 	for (size_t i = 0; err == 0 && i < ARRAY_LEN(phases) && !fsck_stopping(f) && !f->db_damaged; i++)
 		err = run_phase(f, i);
 	progress_hide(f);
 	return err;
+}
+
+// What SQLite's check has not seen: a page that cannot be read after all.
+static int ask_for_rebuild(struct fsck *f, int err)
+{
+	char text[sizeof(f->why.text)];
+
+	if (err != -EUCLEAN || f->rebuilt)
+		return err;
+	memcpy(text, f->why.text, sizeof(text));
+	f->why.text[0] = '\0';
+	f->db_damaged = true;
+	f->rebuild = PROBLEM(f, FP_DB_INTEGRITY, .text = text[0] != '\0' ? text : strerror(-err));
+	return 0;
+}
+
+int fsck_check(struct fsck *f)
+{
+	bool done = false;
+	int err = ask_for_rebuild(f, run_phases(f));
+
+	if (err != 0 || !f->rebuild || f->rebuilt)
+		return err;
+	volume_abandon(f->vol); // nothing of it is worth a write
+	f->vol = NULL;
+	fsck_free(f);
+	err = salvage(f, &done);
+	if (err != 0 || !done)
+		return err;
+	f->db_damaged = false;
+	err = fsck_open(f);
+	return err != 0 ? err : run_phases(f);
 }
 
 void fsck_free(struct fsck *f)
@@ -63,6 +102,10 @@ void fsck_free(struct fsck *f)
 	inotab_free(&f->inodes);
 	dirtab_free(&f->dirs);
 	blockmap_free(&f->owned);
+	blockmap_free(&f->summed);
+	shared_free(&f->shared);
+	f->n_deferred = f->lost_found = 0;
+	f->has_space = false;
 }
 
 // ---- the short look ----

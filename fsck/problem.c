@@ -2,6 +2,7 @@
 #include "fsck/problem.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
@@ -12,7 +13,7 @@
 
 enum problem_flags {
 	PREEN = 1 << 0,     // -p repairs it: nothing can be lost by that
-	NO_REPAIR = 1 << 1, // nothing to be done
+	NO_REPAIR = 1 << 1, // nothing to be done but what the user can do
 };
 
 struct problem {
@@ -25,8 +26,11 @@ struct problem {
 static const struct problem problems[FP_N] = {
 	// superblock and database
 	[FP_SB_COPY] = { "sb-copy", "superblock copy {is} is damaged", "Rewrite", PREEN },
-	[FP_DB_OPEN] = { "db-open", "the database cannot be opened: {text}", "", NO_REPAIR },
-	[FP_DB_INTEGRITY] = { "db-integrity", "the database is damaged: {text}", "", NO_REPAIR },
+	[FP_DB_OPEN] = { "db-open", "the database cannot be opened: {text}",
+	                 "Write it anew from what can be read", 0 },
+	[FP_DB_INTEGRITY] = { "db-integrity", "the database is damaged: {text}",
+	                      "Write it anew from what can be read", 0 },
+	[FP_TXN_NUMBER] = { "txn-number", "the number of the last transaction is {is}", "Correct", PREEN },
 	[FP_ROW_TYPE] = { "row-type", "table {name}: {is} rows hold values of a wrong type", "Convert or remove", 0 },
 
 	// inodes
@@ -63,7 +67,7 @@ static const struct problem problems[FP_N] = {
 	[FP_EXTENT_PAST_END] = { "extent-past-end", "inode {ino}: extent at {off} holds data behind the end of the file",
 	                         "Let it be cut off", PREEN },
 	[FP_BLOCKS_SHARED] = { "blocks-shared", "inode {ino}: extent at {off} claims block {start}, which is another's",
-	                       "Remove the extent (the range reads as zeros)", 0 },
+	                       "Copy what is shared to free blocks", 0 },
 
 	// free space
 	[FP_SPACEMAP_BAD] = { "spacemap-bad", "metaslab {is}: its space map contradicts itself", "Rebuild", 0 },
@@ -74,6 +78,16 @@ static const struct problem problems[FP_N] = {
 	                     "Mark as used", 0 },
 	[FP_METASLAB_COUNT] = { "metaslab-count", "metaslab {off}: {name} is {is}, should be {should}", "Correct", PREEN },
 	[FP_METASLAB_STRAY] = { "metaslab-stray", "table {name} has {is} rows of metaslabs that do not exist", "Remove", 0 },
+
+	// checksums and deferred writes
+	[FP_CSUM_CHUNK] = { "csum-chunk", "{is} rows of checksums are of blocks that do not exist", "Remove", PREEN },
+	[FP_CSUM_SIZE] = { "csum-size", "the checksums of blocks {start} to {off} are not {len} bytes", "Remove", 0 },
+	[FP_CSUM_MISSING] = { "csum-missing", "metaslab {is}: {len} blocks of files have no checksum, first {start}",
+	                      "Compute them from what the device holds (which nobody can vouch for)", 0 },
+	[FP_DEFERRED_PLACE] = { "deferred-place", "a deferred write is for block {is}, which is not a file's with checksums", "Remove", 0 },
+	[FP_DEFERRED_SIZE] = { "deferred-size", "the deferred write for block {start} has {is} bytes", "Remove", 0 },
+	[FP_DEFERRED_CRC] = { "deferred-crc", "the deferred write for block {start} does not match its checksum",
+	                      "Remove (what is on the device counts)", 0 },
 
 	// names
 	[FP_DIRENT_PARENT] = { "dirent-parent", "inode {parent} is not a directory but has entries", "Remove them", 0 },
@@ -94,6 +108,9 @@ static const struct problem problems[FP_N] = {
 	[FP_ORPHAN_MISSING] = { "orphan-missing", "inode {ino}: was deleted but never removed", "Let it be removed", PREEN },
 	[FP_LINK_COUNT] = { "link-count", "inode {ino}: link count is {is}, should be {should}", "Correct", PREEN },
 	[FP_DIR_SIZE] = { "dir-size", "directory {ino}: size is {is} entries, should be {should}", "Correct", PREEN },
+
+	// scrub
+	[FP_FILE_DAMAGED] = { "file-damaged", "inode {ino}, {name}: {text}", "", NO_REPAIR },
 };
 
 // ---- texts ----
@@ -181,7 +198,7 @@ static bool decide(struct fsck *f, const struct problem *p, const char *repair)
 	bool yes = false;
 
 	if ((p->flags & NO_REPAIR) != 0) {
-		printf(": cannot be repaired\n");
+		printf("\n");
 		return false;
 	}
 	printf(". %s? ", repair);
@@ -202,10 +219,22 @@ static bool decide(struct fsck *f, const struct problem *p, const char *repair)
 	return yes;
 }
 
+void problem_note(struct fsck *f, const char *fmt, ...)
+{
+	va_list args;
+
+	progress_hide(f);
+	printf("%s: ", f->device);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+}
+
 bool problem_found(struct fsck *f, enum problem_code code, const struct fact *fact)
 {
 	const struct problem *p = &problems[code];
-	char text[2048], repair[128];
+	char text[8192], repair[128];
 	bool yes;
 
 	expand(p->text, fact, text, sizeof(text));
@@ -219,7 +248,7 @@ bool problem_found(struct fsck *f, enum problem_code code, const struct fact *fa
 		f->n_fixed++;
 	else
 		f->n_left++;
-	if (!yes && f->mode == FSCK_PREEN) {
+	if (!yes && f->mode == FSCK_PREEN && (p->flags & NO_REPAIR) == 0) {
 		printf("%s: this is not repaired automatically: run fsck.hybridfs without -p\n", f->device);
 		f->give_up = true;
 	}

@@ -12,12 +12,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "util/attr.h"
+
 struct fsck;
 
 enum problem_code {
 	FP_SB_COPY,
 	FP_DB_OPEN,
 	FP_DB_INTEGRITY,
+	FP_TXN_NUMBER,
 	FP_ROW_TYPE,
 	FP_ROOT_MISSING,
 	FP_INODE_NUMBER,
@@ -49,6 +52,12 @@ enum problem_code {
 	FP_BLOCKS_FREE,
 	FP_METASLAB_COUNT,
 	FP_METASLAB_STRAY,
+	FP_CSUM_CHUNK,
+	FP_CSUM_SIZE,
+	FP_CSUM_MISSING,
+	FP_DEFERRED_PLACE,
+	FP_DEFERRED_SIZE,
+	FP_DEFERRED_CRC,
 	FP_DIRENT_PARENT,
 	FP_DIRENT_NAME,
 	FP_DIRENT_COOKIE,
@@ -63,6 +72,7 @@ enum problem_code {
 	FP_ORPHAN_MISSING,
 	FP_LINK_COUNT,
 	FP_DIR_SIZE,
+	FP_FILE_DAMAGED,
 	FP_N
 };
 
@@ -78,6 +88,9 @@ struct fact {
 // Prints the problem; true if it is to be repaired now. With -p a problem that is not harmless to repair makes fsck stop.
 bool problem_found(struct fsck *f, enum problem_code code, const struct fact *fact);
 #define PROBLEM(f, code, ...) problem_found((f), (code), &(struct fact){ __VA_ARGS__ })
+
+// Prints a line about something that fsck does or cannot do.
+void problem_note(struct fsck *f, const char *fmt, ...) ATTR_PRINTF(2, 3);
 
 // Makes any bytes printable, as "a\012b"; returns buf.
 #define ESCAPED_NAME_LEN (255 * 4 + 1)

@@ -8,11 +8,23 @@
 #include "util/log.h"
 
 #define COMMIT_INTERVAL_MS 3600000 // fsck commits by itself
+#define ALLOC_BYTES_MAX (64u << 20)
 #define CHANGES_MIN 8u
 #define CHANGES_MAX 512u
 #define WAL_BLKS_PER_CHANGE 32u    // a change touches a few pages: eight times as much room
 
 // ---- batches ----
+
+static int attach_space(struct fsck *f)
+{
+	struct volume *vol = f->vol;
+	int err = space_create(&f->space, &f->owned, &vol->files, &vol->alloc);
+
+	vol->alloc_bytes_max = ALLOC_BYTES_MAX;
+	if (err == 0)
+		vol->files.alloc = vol->alloc;
+	return err;
+}
 
 int fsck_open(struct fsck *f)
 {
@@ -21,7 +33,9 @@ int fsck_open(struct fsck *f)
 		.commit_interval_ms = COMMIT_INTERVAL_MS,
 	};
 
-	return volume_open(f->dev, &opts, &f->vol, &f->why);
+	int err = volume_open(f->dev, &opts, &f->vol, &f->why);
+
+	return err == 0 && f->has_space ? attach_space(f) : err;
 }
 
 static int fail(struct fsck *f, const char *what, int err)
@@ -42,18 +56,21 @@ int fsck_begin(struct fsck *f)
 	return 0;
 }
 
-// The database file cannot grow while the free map is in doubt. A committed transaction that does not fit into it could never
-// be checkpointed.
+// A committed transaction that does not fit into the database file could never be checkpointed. The file cannot grow while it is in doubt
+// what is free.
 static int check_room(struct fsck *f)
 {
 	uint64_t used, total, cap = bytes_to_blk_down(sysfile_capacity_bytes(&f->vol->files, SYSFILE_DB));
 	int err = store_page_counts(f->vol->store, &used, &total);
 
-	if (err != 0 || total <= cap)
+	if (err == 0 && total > cap && f->has_space)
+		err = sysfile_grow(&f->vol->files, SYSFILE_DB, total - cap); // its source of free space does not want the store's lock
+	else if (err == 0 && total > cap)
+		err = -ENOSPC;
+	if (err != -ENOSPC && err != -EFBIG)
 		return err;
 	store_fail(f->vol->store, -ENOSPC, "repair");
-	errmsg_set(&f->why, "%s: the database has no room for the repairs: delete something on the mounted volume first",
-	           f->device);
+	errmsg_set(&f->why, "%s: the database has no room for the repairs", f->device);
 	return -ENOSPC;
 }
 
@@ -101,6 +118,16 @@ int fsck_commit(struct fsck *f)
 	    dbvfs_wal_end_bytes(f->vol->vfs) > sysfile_capacity_bytes(&f->vol->files, SYSFILE_WAL) / 4)
 		err = reopen(f);
 	return err == 0 ? fsck_begin(f) : err;
+}
+
+int fsck_use_free_space(struct fsck *f)
+{
+	int err = fsck_commit(f);
+
+	if (err != 0 || f->has_space)
+		return err;
+	f->has_space = true;
+	return attach_space(f);
 }
 
 // ---- changes ----

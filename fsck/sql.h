@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // How fsck reads and repairs tables: cursors over ordered rows, statements that change rows, and batches of repairs.
 //
-// A batch is one transaction of the volume. It is kept small, because fsck cannot trust the free map and so cannot make the
-// write-ahead log grow: when commit_due() says so, a phase closes its cursors between two keys, calls fsck_commit() and
+// A batch is one transaction of the volume. It is kept small, because in the first phases nobody knows what is free, and so neither the
+// database nor its write-ahead log can grow: when commit_due() says so, a phase closes its cursors between two keys, calls fsck_commit() and
 // opens them again behind the last key. fsck_commit() may reopen the volume: f->vol and all statements are new after it.
 //
 // Errors: negative errno; after a failed write the volume takes no more writes, and what was not committed is dropped.
@@ -21,6 +21,8 @@ int fsck_begin(struct fsck *f) ATTR_MUST_USE; // store locked, transaction joine
 int fsck_end(struct fsck *f) ATTR_MUST_USE;   // commits
 bool fsck_commit_due(const struct fsck *f);
 int fsck_commit(struct fsck *f) ATTR_MUST_USE;
+// Everything that files own is known and durable: commits, and lets the database grow and vol->alloc give blocks (space.h).
+int fsck_use_free_space(struct fsck *f) ATTR_MUST_USE;
 
 // ---- changes ----
 // Runs one statement with integer parameters ?1, ?2, …

@@ -33,18 +33,27 @@ check_case() {
 	local problem=$1 kind=$2 arg=$3 left=$4 image=$work/image
 
 	cp --sparse=always "$work/good" "$image"
-	if [ "$kind" = sql ]; then
+	if [ "$kind" = sql ] || [ "$kind" = raw-sql ]; then
 		arg=$(resolve "$arg") || return
-		run 0 "$DAMAGE" "$image" sql "$arg" || return
+		run 0 "$DAMAGE" "$image" "$kind" "$arg" || return
+	elif [ "$kind" = flip ]; then
+		run 0 "$DAMAGE" "$image" flip "${numbers[$arg]}" || return
 	else
 		# shellcheck disable=SC2086 # two words
 		run 0 "$DAMAGE" "$image" "$kind" $arg || return
 	fi
 	cp --sparse=always "$image" "$work/damaged"
+	if [ "$left" = scrub ]; then
+		run 0 "$FSCK" -n "$image"
+		run 4 "$FSCK" -y -v --scrub "$image" && says "\[$problem\]" && says "$arg: damaged in bytes 0 to 4095"
+		run 0 "$FSCK" -y "$image"
+		return
+	fi
 	run 4 "$FSCK" -n -v "$image" && says "\[$problem\]"
 	cmp "$image" "$work/damaged" || fail "fsck -n has changed the image ($problem: $arg)"
 	if [ -n "$left" ]; then
 		run 4 "$FSCK" -y "$image"
+		cmp "$image" "$work/damaged" || fail "fsck -y has changed what it cannot repair ($problem: $arg)"
 		return
 	fi
 	run 1 "$FSCK" -y -v "$image" && says "\[$problem\]"

@@ -38,5 +38,16 @@ for lines in 1 300 1500 2500; do
 		run 0 "$FSCK" -n "$image" || fail "… after $sig at $lines lines"
 	done
 done
+# Repairs that make the database larger than its file: the file grows.
+run 0 "$MKFS" -q -s 16M "$work/small"
+run 0 "$DAMAGE" "$work/small" mount-sql "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 21000) \
+	INSERT INTO inode SELECT i, 0, 33188, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM n"
+before=$("$FSCK" -n "$work/small" | sed -n 's/.* \([0-9]*\)\/4096 blocks/\1/p')
+run 1 "$FSCK" -y "$work/small" && says '20002 files\|20003 files'
+after=$("$FSCK" -n "$work/small" | sed -n 's/.* \([0-9]*\)\/4096 blocks/\1/p')
+[ "$after" -gt "$before" ] || fail "the database has not grown: $before, $after blocks; this tests nothing"
+run 0 "$FSCK" -n "$work/small"
+run 0 "$DAMAGE" "$work/small" open
+
 [ $cancelled -eq 32 ] || fail "SIGINT never gave exit status 32"
 finish
