@@ -554,6 +554,31 @@ int testdev_crash_state(struct bdev *dev, size_t n, testdev_keep_fn keep, void *
 	return make_testdev(&content, out);
 }
 
+int testdev_crash_pieces(struct bdev *dev, size_t n, const struct testdev_piece *pieces, size_t n_pieces, struct bdev **out)
+{
+	struct testdev *t = testdev_of(dev);
+	struct image content = { 0 };
+	size_t first;
+	int rc;
+
+	VERIFY(n <= t->n_log && t->base.leaf != NULL);
+	pthread_mutex_lock(&t->lock);
+	first = n_durable_of(t, n);
+	rc = advance_durable_locked(t, first);
+	if (rc == 0)
+		rc = image_copy(&content, &t->durable);
+	for (size_t i = 0; rc == 0 && i < n_pieces; i++) {
+		VERIFY(pieces[i].entry >= first && pieces[i].entry < n); // what a flush has passed cannot come again
+		rc = image_apply(&content, &t->log[pieces[i].entry], pieces[i].from_sector, pieces[i].to_sector);
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (rc != 0) {
+		image_free(&content);
+		return rc;
+	}
+	return make_testdev(&content, out);
+}
+
 // ---- faults ----
 
 void testdev_fail(struct bdev *dev, enum testdev_op op, uint64_t nth, int err, bool persistent)

@@ -40,6 +40,15 @@ typedef bool (*testdev_keep_fn)(void *ctx, size_t entry, uint64_t *from_sector, 
 int testdev_crash_state(struct bdev *dev, size_t n, testdev_keep_fn keep, void *ctx,
                         struct bdev **out) ATTR_MUST_USE;
 
+// The same for requests in any order and number: after the entries before the last flush, the pieces are applied as they stand, each a
+// part of one of the entries after it. So writes overtake each other, come twice, or not at all.
+struct testdev_piece {
+	size_t entry;
+	uint64_t from_sector, to_sector; // to_sector may lie beyond the entry's end
+};
+int testdev_crash_pieces(struct bdev *dev, size_t n, const struct testdev_piece *pieces, size_t n_pieces,
+                         struct bdev **out) ATTR_MUST_USE;
+
 // --- faults ---
 // The nth call of op from now on (1 = the next) fails with err (EIO or -EIO); with `persistent` all later ones too.
 // nth 0 clears. One fault of each op at a time; calls that bdev.c has refused already do not count.

@@ -275,6 +275,38 @@ END_TEST
 
 // ---- faults ----
 
+START_TEST(crash_pieces_reorder_and_repeat)
+{
+	struct bdev *dev = new_dev(DEV_BYTES), *state;
+	const struct testdev_piece late_first[] = { { 3, 0, 2 }, { 2, 0, UINT64_MAX } };
+	const struct testdev_piece twice[] = { { 2, 0, 4 }, { 3, 0, 2 }, { 2, 1, 2 } };
+
+	testdev_record(dev, true);
+	put(dev, 0, 4 * SECTOR, 'a');
+	ck_assert_int_eq(bdev_flush(dev), 0);
+	put(dev, SECTOR, 4 * SECTOR, 'b');
+	put(dev, 2 * SECTOR, 2 * SECTOR, 'c');
+
+	ck_assert_int_eq(testdev_crash_pieces(dev, 4, NULL, 0, &state), 0);
+	expect(state, 0, 4 * SECTOR, 'a');
+	expect(state, 4 * SECTOR, SECTOR, 0);
+	bdev_close(state);
+
+	ck_assert_int_eq(testdev_crash_pieces(dev, 4, late_first, 2, &state), 0);
+	expect(state, 0, SECTOR, 'a');
+	expect(state, SECTOR, 4 * SECTOR, 'b');
+	bdev_close(state);
+
+	ck_assert_int_eq(testdev_crash_pieces(dev, 4, twice, 3, &state), 0);
+	expect(state, SECTOR, SECTOR, 'b');
+	expect(state, 2 * SECTOR, SECTOR, 'b'); // came again
+	expect(state, 3 * SECTOR, SECTOR, 'c');
+	expect(state, 4 * SECTOR, SECTOR, 'b');
+	bdev_close(state);
+	bdev_close(dev);
+}
+END_TEST
+
 START_TEST(fault_hits_the_nth_call_once)
 {
 	struct bdev *dev = new_dev(DEV_BYTES);
@@ -353,6 +385,7 @@ static Suite *testdev_suite(void)
 	tcase_add_test(t, crash_state_of_every_prefix);
 	tcase_add_test(t, crash_state_drops_only_after_the_last_flush);
 	tcase_add_test(t, crash_state_tears_at_sectors);
+	tcase_add_test(t, crash_pieces_reorder_and_repeat);
 	tcase_add_test(t, fault_hits_the_nth_call_once);
 	tcase_add_test(t, fault_can_persist_and_be_cleared);
 	tcase_add_test(t, failed_calls_leave_no_trace);
