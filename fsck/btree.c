@@ -10,8 +10,6 @@
 // Types of pages.
 enum { INDEX_INTERIOR = 0x02, TABLE_INTERIOR = 0x05, INDEX_LEAF = 0x0a, TABLE_LEAF = 0x0d };
 
-#define USABLE PAGE_BYTES      // no bytes are reserved at the ends of pages
-#define TRUNK_LEAVES_MAX (PAGE_BYTES / 4 - 2)
 
 enum seen {
 	SEEN_TREE = 1, // or free list
@@ -55,6 +53,7 @@ bool page_load(const struct dbpages *pages, uint32_t number, struct page *p)
 	if (dbpages_read(pages, number, p->data) != 0)
 		return false;
 	p->number = number;
+	p->sound = dbpages_is_sound(pages, number, p->data);
 	p->header_at = at;
 	p->type = p->data[at];
 	p->interior = p->type == INDEX_INTERIOR || p->type == TABLE_INTERIOR;
@@ -63,29 +62,29 @@ bool page_load(const struct dbpages *pages, uint32_t number, struct page *p)
 		return false;
 	p->n_cells = be16_at(p->data + at + 3);
 	p->cells_at = at + (p->interior ? 12 : 8);
-	return p->cells_at + 2 * p->n_cells <= PAGE_BYTES;
+	return p->cells_at + 2 * p->n_cells <= PAGE_USABLE;
 }
 
 // How much of a payload is in the page.
 static uint32_t local_bytes(const struct page *p, uint64_t len)
 {
-	uint32_t most = p->index ? (USABLE - 12) * 64 / 255 - 23 : USABLE - 35, least = (USABLE - 12) * 32 / 255 - 23, n;
+	uint32_t most = p->index ? (PAGE_USABLE - 12) * 64 / 255 - 23 : PAGE_USABLE - 35, least = (PAGE_USABLE - 12) * 32 / 255 - 23, n;
 
 	if (len <= most)
 		return (uint32_t)len;
-	n = least + (uint32_t)((len - least) % (USABLE - 4));
+	n = least + (uint32_t)((len - least) % (PAGE_USABLE - 4));
 	return n <= most ? n : least;
 }
 
 bool page_cell(const struct page *p, uint32_t i, struct cell *c)
 {
 	uint32_t at = be16_at(p->data + p->cells_at + 2 * i);
-	const uint8_t *b = p->data + at, *end = p->data + PAGE_BYTES;
+	const uint8_t *b = p->data + at, *end = p->data + PAGE_USABLE;
 	uint64_t rowid;
 	unsigned n;
 
 	*c = (struct cell){ .at = at };
-	if (at < p->cells_at + 2 * p->n_cells || at >= PAGE_BYTES)
+	if (at < p->cells_at + 2 * p->n_cells || at >= PAGE_USABLE)
 		return false;
 	if (p->interior) {
 		if (end - b < 4)
@@ -125,8 +124,8 @@ static void see(struct walk *w, uint32_t page, enum seen how)
 		w->highest = page;
 }
 
-// The whole payload into w->payload. 1; 0 if a page of it is not there; negative errno.
-static int get_payload(struct walk *w, const struct cell *c, size_t max)
+// The whole payload into w->payload. 1; 0 if a page of it is not there, or does not fit its checksum where that counts; negative errno.
+static int get_payload(struct walk *w, const struct cell *c, size_t max, bool exact)
 {
 	uint8_t page[PAGE_BYTES];
 	size_t n = c->n_local;
@@ -145,9 +144,10 @@ static int get_payload(struct walk *w, const struct cell *c, size_t max)
 	if (n > 0)
 		memcpy(w->payload, c->local, n);
 	while (n < c->len) {
-		size_t part = min_u64(c->len - n, USABLE - 4);
+		size_t part = min_u64(c->len - n, PAGE_USABLE - 4);
 
-		if (dbpages_read(w->scan->pages, next, page) != 0)
+		if (dbpages_read(w->scan->pages, next, page) != 0 ||
+		    (exact && !dbpages_is_sound(w->scan->pages, next, page)))
 			return 0;
 		see(w, next, SEEN_OVERFLOW);
 		memcpy(w->payload + n, page + 4, part);
@@ -234,9 +234,9 @@ static int get_row(struct walk *w, const struct page *p, uint32_t i, const struc
 	struct cell c;
 	int rc;
 
-	if (!page_cell(p, i, &c))
+	if (!page_cell(p, i, &c) || (t->exact && !p->sound))
 		return 0;
-	rc = get_payload(w, &c, 2 * t->blob_max + 1024);
+	rc = get_payload(w, &c, 2 * t->blob_max + 1024, t->exact);
 	if (rc != 1)
 		return rc;
 	return record_decode(w->payload, c.len, t, c.rowid, row) == RECORD_OK;

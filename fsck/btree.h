@@ -29,6 +29,7 @@ struct table {
 	const char *columns; // types, one letter each; 'k' first: an INTEGER PRIMARY KEY. Otherwise WITHOUT ROWID
 	uint32_t root;       // 0: not looked for
 	size_t blob_max;     // longer ones are damage
+	bool exact;          // holds bytes that nothing else would verify: rows of a page that does not fit its checksum are not taken
 	// what came out
 	uint64_t n_rows;     // rows of the right form
 	uint64_t n_found;    // of these, in pages outside the tree
@@ -38,6 +39,7 @@ struct table {
 // ---- pages and records, for both ----
 
 #define TREE_DEPTH_MAX 20u
+#define TRUNK_LEAVES_MAX (PAGE_USABLE / 4 - 2)
 #define FILE_HEADER_BYTES 100u // before the header of page 1
 
 struct page { // a B-tree page that makes sense
@@ -45,6 +47,7 @@ struct page { // a B-tree page that makes sense
 	uint32_t number;
 	uint8_t type;
 	bool interior, index;
+	bool sound; // it fits its checksum
 	uint32_t header_at;
 	uint32_t n_cells;
 	uint32_t cells_at; // of the array of pointers

@@ -53,9 +53,15 @@ static bool take_page(struct state *s, uint32_t page, uint32_t from)
 
 // ---- one page ----
 
+static void check_sum(struct state *s, uint32_t number, const uint8_t page[PAGE_BYTES])
+{
+	if (!dbpages_is_sound(s->c->pages, number, page))
+		damage(s, number, "does not fit its checksum");
+}
+
 static bool claim_bytes(uint8_t used[PAGE_BYTES], uint32_t at, uint32_t size)
 {
-	if (at + size > PAGE_BYTES || memchr(used + at, 1, size) != NULL)
+	if (at + size > PAGE_USABLE || memchr(used + at, 1, size) != NULL)
 		return false;
 	memset(used + at, 1, size);
 	return true;
@@ -70,19 +76,19 @@ static bool space_is_sound(const struct page *p, const uint32_t *at, const uint3
 
 	if (content == 0)
 		content = 65536;
-	if (content < p->cells_at + 2 * p->n_cells || content > PAGE_BYTES)
+	if (content < p->cells_at + 2 * p->n_cells || content > PAGE_USABLE)
 		return false;
 	for (uint32_t i = 0; i < p->n_cells; i++)
 		if (at[i] < content || !claim_bytes(used, at[i], size[i] < 4 ? 4 : size[i]))
 			return false;
 	for (uint32_t blk = be16_at(header + 1); blk != 0; blk = be16_at(p->data + blk)) {
-		if (blk < content || blk < end || blk + 4 > PAGE_BYTES || !claim_bytes(used, blk, be16_at(p->data + blk + 2)))
+		if (blk < content || blk < end || blk + 4 > PAGE_USABLE || !claim_bytes(used, blk, be16_at(p->data + blk + 2)))
 			return false;
 		end = blk + be16_at(p->data + blk + 2);
 		if (end < blk + 4)
 			return false;
 	}
-	for (uint32_t i = content; i < PAGE_BYTES; i++)
+	for (uint32_t i = content; i < PAGE_USABLE; i++)
 		unused += used[i] == 0;
 	return unused == header[7];
 }
@@ -170,7 +176,7 @@ static int get_payload(struct state *s, const struct page *p, const struct cell 
 	}
 	memcpy(s->payload, c->local, n);
 	while (n < c->len) {
-		size_t part = min_u64(c->len - n, PAGE_BYTES - 4);
+		size_t part = min_u64(c->len - n, PAGE_USABLE - 4);
 
 		if (!take_page(s, next, from))
 			return 0;
@@ -178,6 +184,7 @@ static int get_payload(struct state *s, const struct page *p, const struct cell 
 			damage(s, next, "cannot be read");
 			return 0;
 		}
+		check_sum(s, next, page);
 		memcpy(s->payload + n, page + 4, part);
 		n += part;
 		from = next;
@@ -278,6 +285,7 @@ static int check_tree(struct state *s, uint32_t number, uint32_t from, unsigned 
 	if (depth > TREE_DEPTH_MAX || !page_load(s->c->pages, number, p) || (s->t->columns != NULL && p->index != table_is_index(s->t))) {
 		damage(s, number, "is not a page of this tree");
 	} else {
+		check_sum(s, number, p->data);
 		if (!p->interior && s->leaf_depth == 0)
 			s->leaf_depth = depth;
 		if (!p->interior && s->leaf_depth != depth)
@@ -302,10 +310,11 @@ static void check_free_list(struct state *s)
 
 		if (!take_page(s, trunk, from))
 			return;
-		if (dbpages_read(s->c->pages, trunk, page) != 0 || (leaves = be32_at(page + 4)) > PAGE_BYTES / 4 - 2) {
+		if (dbpages_read(s->c->pages, trunk, page) != 0 || (leaves = be32_at(page + 4)) > TRUNK_LEAVES_MAX) {
 			damage(s, trunk, "is not a page of the free list");
 			return;
 		}
+		check_sum(s, trunk, page);
 		for (uint32_t i = 0; i < leaves && !stopping(s); i++)
 			(void)take_page(s, be32_at(page + 8 + 4 * i), trunk);
 		n += 1 + leaves;

@@ -123,7 +123,7 @@ out:
 
 static bool header_is_ok(const uint8_t *page)
 {
-	return memcmp(page, "SQLite format 3", 16) == 0 && be16_at(page + 16) == PAGE_BYTES && page[20] == 0;
+	return memcmp(page, "SQLite format 3", 16) == 0 && be16_at(page + 16) == PAGE_BYTES && page[DBPAGE_RESERVED_AT] == DBPAGE_RESERVED;
 }
 
 // As SQLite decides. What the log's commits say of the size can be the size of the file, which is that of its extents here.

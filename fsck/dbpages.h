@@ -9,10 +9,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "meta/dbpage.h"
 #include "meta/sysfile.h"
 #include "util/blk.h"
 
 #define PAGE_BYTES BLK_SIZE
+#define PAGE_USABLE DBPAGE_USABLE // of these; behind them stands the checksum
 
 struct dbpages {
 	struct sysfiles *files; // not owned
@@ -24,6 +26,12 @@ struct dbpages {
 int dbpages_open(struct sysfiles *files, struct dbpages *out) ATTR_MUST_USE;
 void dbpages_close(struct dbpages *p);
 int dbpages_read(const struct dbpages *p, uint32_t page, uint8_t buf[PAGE_BYTES]) ATTR_MUST_USE; // -EINVAL: no such page
+
+// Whether a page that was read fits its checksum. One from the log does: frames have checksums, too.
+static inline bool dbpages_is_sound(const struct dbpages *p, uint32_t page, const uint8_t buf[PAGE_BYTES])
+{
+	return p->frame[page] != 0 || dbpage_is_sound(buf, page);
+}
 
 static inline uint32_t be16_at(const uint8_t *b) { return (uint32_t)b[0] << 8 | b[1]; }
 static inline uint32_t be32_at(const uint8_t *b) { return be16_at(b) << 16 | be16_at(b + 2); }

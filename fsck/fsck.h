@@ -81,6 +81,7 @@ struct fsck {
 	struct space space;
 
 	// the open batch of repairs
+	bool locked;       // it holds the store's lock: from fsck_begin() to fsck_end(), which may fail in the middle of a phase
 	uint64_t txn;      // its transaction's number
 	uint64_t last_txn; // no row may be of a later one
 	unsigned changes;  // statements in it

@@ -49,7 +49,9 @@ static int run_phase(struct fsck *f, size_t i)
 	err = phases[i].run(f);
 	if (err == 0)
 		return fsck_end(f);
-	store_unlock(f->vol->store);
+	if (f->locked)
+		store_unlock(f->vol->store);
+	f->locked = false;
 	return err; // the caller abandons the volume: what was not committed is dropped
 }
 
@@ -86,7 +88,8 @@ int fsck_check(struct fsck *f)
 
 	if (err != 0 || !f->rebuild || f->rebuilt)
 		return err;
-	volume_abandon(f->vol); // nothing of it is worth a write
+	if (f->vol != NULL)
+		volume_abandon(f->vol); // nothing of it is worth a write
 	f->vol = NULL;
 	fsck_free(f);
 	err = salvage(f, &done);

@@ -48,20 +48,21 @@ static int insert_row(struct fsck *f, const struct shared_run *item, uint64_t of
 
 struct row {
 	uint64_t off_blk, phys_blk, len_blk;
-	bool there;
+	bool there, unwritten;
 };
 
 // The extent of the item's file at or before off_blk.
 static int find_row(struct fsck *f, const struct shared_run *item, uint64_t off_blk, struct row *row)
 {
 	struct cursor c;
-	int err = cursor_open(f, &c, "SELECT off, phys, len FROM extent WHERE ino = ?1 AND off <= ?2 ORDER BY off DESC LIMIT 1",
+	int err = cursor_open(f, &c, "SELECT off, phys, len, flags FROM extent WHERE ino = ?1 AND off <= ?2 ORDER BY off DESC LIMIT 1",
 	                      (int64_t)item->ino, (int64_t)off_blk);
 
 	*row = (struct row){ .there = err == 0 && c.have };
 	if (row->there) {
 		row->off_blk = (uint64_t)c.key;
 		row->phys_blk = (uint64_t)cursor_int(&c, 1);
+		row->unwritten = cursor_int(&c, 3) != 0;
 		row->len_blk = (uint64_t)cursor_int(&c, 2);
 	}
 	cursor_close(&c);
@@ -99,9 +100,10 @@ static int add(struct fsck *f, const struct shared_run *item, uint64_t off_blk, 
 
 	if (err != 0)
 		return err;
-	if (row.there && row.off_blk + row.len_blk == off_blk && row.phys_blk + row.len_blk == run->start_blk)
-		return SQL(f, "UPDATE extent SET len = ?3, flags = ?4 WHERE ino = ?1 AND off = ?2 AND flags = ?4", (int64_t)item->ino,
-		           (int64_t)row.off_blk, (int64_t)(row.len_blk + run->len_blk), item->unwritten);
+	if (row.there && row.off_blk + row.len_blk == off_blk && row.phys_blk + row.len_blk == run->start_blk &&
+	    row.unwritten == item->unwritten)
+		return SQL(f, "UPDATE extent SET len = ?3 WHERE ino = ?1 AND off = ?2", (int64_t)item->ino, (int64_t)row.off_blk,
+		           (int64_t)(row.len_blk + run->len_blk));
 	return insert_row(f, item, off_blk, run->start_blk, run->len_blk);
 }
 

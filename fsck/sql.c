@@ -53,6 +53,7 @@ int fsck_begin(struct fsck *f)
 		return fail(f, "no transaction", err);
 	f->changes = 0;
 	store_lock(f->vol->store);
+	f->locked = true;
 	return 0;
 }
 
@@ -81,6 +82,7 @@ int fsck_end(struct fsck *f)
 	if (fsck_repairs(f) && f->changes > 0)
 		err = check_room(f);
 	store_unlock(f->vol->store);
+	f->locked = false;
 	if (!fsck_repairs(f))
 		return 0;
 	txn_end(f->vol);

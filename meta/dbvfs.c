@@ -18,9 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "meta/dbpage.h"
 #include "meta/dbvfs_shm.h"
 #include "meta/wal_log.h"
 #include "util/blk.h"
+#include "util/log.h"
 
 #define WAL_FILE DBVFS_FILE "-wal"
 #define DB_GROW_MIN_BYTES (1ull << 20)
@@ -101,6 +103,18 @@ static void note_fresh_end(struct dbvfs *vfs, uint64_t end)
 		;
 }
 
+static uint32_t page_number(sqlite3_int64 off) { return (uint32_t)((uint64_t)off / BLK_SIZE + 1); }
+
+static bool is_page(int len, sqlite3_int64 off) { return len == (int)BLK_SIZE && off % BLK_SIZE == 0; }
+
+static int check_page(struct dbvfs *vfs, const void *page, sqlite3_int64 off)
+{
+	if (dbpage_is_sound(page, page_number(off)))
+		return SQLITE_OK;
+	msg_error("%s: page %u of the database is damaged: its checksum does not fit", vfs->files->dev->name, page_number(off));
+	return result(vfs, -EUCLEAN, SQLITE_IOERR_READ);
+}
+
 static int db_read(sqlite3_file *base, void *buf, int len, sqlite3_int64 off)
 {
 	struct dbvfs *vfs = file_vfs(base);
@@ -111,17 +125,26 @@ static int db_read(sqlite3_file *base, void *buf, int len, sqlite3_int64 off)
 	if (err < 0)
 		return result(vfs, err, SQLITE_IOERR_READ);
 	memset((char *)buf + inside, 0, (size_t)len - inside);
-	return inside == (size_t)len ? SQLITE_OK : SQLITE_IOERR_SHORT_READ;
+	if (inside < (size_t)len)
+		return SQLITE_IOERR_SHORT_READ;
+	return is_page(len, off) ? check_page(vfs, buf, off) : SQLITE_OK; // SQLite reads the header, and then page 1 as a whole
 }
 
 static int db_write(sqlite3_file *base, const void *buf, int len, sqlite3_int64 off)
 {
 	struct dbvfs *vfs = file_vfs(base);
 	uint64_t end = (uint64_t)off + (uint64_t)len;
-	int err = db_reserve(vfs, end);
+	uint8_t page[BLK_SIZE];
+	int err;
 
+	// Only whole pages are ever written, by a checkpoint or as the first of a new database.
+	if (!is_page(len, off) || (off == 0 && ((const uint8_t *)buf)[DBPAGE_RESERVED_AT] != DBPAGE_RESERVED))
+		return result(vfs, -EUCLEAN, SQLITE_IOERR_WRITE);
+	memcpy(page, buf, BLK_SIZE);
+	dbpage_seal(page, page_number(off));
+	err = db_reserve(vfs, end);
 	if (err == 0)
-		err = sysfile_write(vfs->files, SYSFILE_DB, buf, (size_t)len, (uint64_t)off);
+		err = sysfile_write(vfs->files, SYSFILE_DB, page, BLK_SIZE, (uint64_t)off);
 	if (err == 0)
 		note_fresh_end(vfs, end);
 	return result(vfs, err, SQLITE_IOERR_WRITE);

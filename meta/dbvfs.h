@@ -11,6 +11,8 @@
 //     calls hooks.wal_sync, which returns only when all that was committed is durable. So no page of a
 //     transaction that is not durable ever reaches the database file.
 // D4  A sync of the database file is a device flush.
+// D5  Every page in the database file carries its checksum (dbpage.h), verified when SQLite reads it: SQLITE_CORRUPT. So a connection that
+//     makes the database must reserve DBPAGE_RESERVED bytes (SQLITE_FCNTL_RESERVE_BYTES); a first page without them is refused.
 //
 // The wal-index ("shm") is heap memory shared by all connections of this process; the device is locked against other
 // processes, so nobody else can need it. Any other file that SQLite might want (journals, temporary files) is refused:

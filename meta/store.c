@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "meta/dbpage.h"
 #include "meta/schema.h"
 #include "meta/store_internal.h"
 #include "util/log.h"
@@ -352,9 +353,12 @@ static int create_schema(sqlite3 *db)
 		"BEGIN IMMEDIATE",
 		schema_sql,
 	};
+	int reserved = DBPAGE_RESERVED, rc;
 	char *numbers;
-	int rc = exec_all(db, setup, ARRAY_LEN(setup));
 
+	rc = sqlite3_file_control(db, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
+	if (rc == SQLITE_OK)
+		rc = exec_all(db, setup, ARRAY_LEN(setup));
 	if (rc != SQLITE_OK)
 		return rc;
 	numbers = sqlite3_mprintf("PRAGMA user_version = %d; PRAGMA application_id = %d; COMMIT", SCHEMA_VERSION,

@@ -11,6 +11,7 @@
 //     fsck-damage IMAGE db-poke OFFSET HEX  bytes of the database
 //     fsck-damage IMAGE smash TABLE         the root page of a table
 //     fsck-damage IMAGE smash-leaf TABLE    the first page of its tree that has no others below it
+//     fsck-damage IMAGE flip-leaf TABLE     one bit of a row of this page
 //     fsck-damage IMAGE smash-pages SEED N  N pages of the database, at random
 //     fsck-damage IMAGE zero-log            the write-ahead log's header
 //     fsck-damage IMAGE zero-db             the whole database
@@ -27,6 +28,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "meta/dbpage.h"
 #include "meta/extmap.h"
 #include "meta/rows.h"
 #include "meta/volume.h"
@@ -346,6 +348,24 @@ static int smash(struct bdev *dev, const char *table, bool leaf)
 	return rc != 0 ? rc : smash_page(dev, q.page);
 }
 
+// The first row that was put into a page stands at its end.
+static int flip_leaf(struct bdev *dev, const char *table)
+{
+	struct root_query q = { .table = table };
+	uint64_t off = 0;
+	uint8_t byte = 0;
+	int rc = with_volume(dev, VOLUME_NO_ALLOC, lookup_root, (const char *)&q);
+
+	if (rc == 0)
+		rc = down(dev, &q.page);
+	if (rc == 0)
+		rc = db_offset(dev, (uint64_t)(q.page - 1) * 4096 + DBPAGE_USABLE - 1, &off);
+	if (rc == 0)
+		rc = bdev_read(dev, &byte, 1, off);
+	byte ^= 1;
+	return rc != 0 ? rc : poke(dev, off, &byte, 1);
+}
+
 // How many pages the database has: its header tells.
 static int db_pages(struct bdev *dev, uint32_t *n)
 {
@@ -499,6 +519,8 @@ static int run(struct bdev *dev, int argc, char **argv)
 		return raw_sql(dev, arg);
 	if (strcmp(what, "smash") == 0 || strcmp(what, "smash-leaf") == 0)
 		return smash(dev, arg, strcmp(what, "smash-leaf") == 0);
+	if (strcmp(what, "flip-leaf") == 0)
+		return flip_leaf(dev, arg);
 	if (strcmp(what, "smash-pages") == 0)
 		return smash_pages(dev, (unsigned)strtoul(arg, NULL, 0), (unsigned)strtoul(hex, NULL, 0));
 	if (strcmp(what, "zero-log") == 0)
