@@ -68,21 +68,22 @@ static uint64_t in_escrow(const struct alloc *a)
 }
 
 // The sum without a lock; true if no escrow has changed between two looks at it: then all of them had what was seen at the moment
-// when the common count was read.
+// when the common count was read. (Changes are only counted up: if their sum is the same, so is each of them.)
 static bool look(const struct alloc *a, int_fast64_t *sum)
 {
-	uint64_t seen[ARENAS_MAX];
+	uint64_t changes = 0, changes_after = 0;
 
 	*sum = 0;
 	for (uint32_t i = 0; i < a->n_arenas; i++) {
-		seen[i] = atomic_load(&a->arenas[i].escrow);
-		*sum += (int_fast64_t)(seen[i] & ((1ull << ESCROW_SHIFT) - 1));
+		uint64_t word = atomic_load(&a->arenas[i].escrow);
+
+		*sum += (int_fast64_t)(word & ((1ull << ESCROW_SHIFT) - 1));
+		changes += word >> ESCROW_SHIFT;
 	}
 	*sum += atomic_load(&a->common_blk);
 	for (uint32_t i = 0; i < a->n_arenas; i++)
-		if (atomic_load(&a->arenas[i].escrow) != seen[i])
-			return false;
-	return true;
+		changes_after += atomic_load(&a->arenas[i].escrow) >> ESCROW_SHIFT;
+	return changes == changes_after;
 }
 
 // Asked at every operation of the filesystem: the locks only when the escrows never stand still.
