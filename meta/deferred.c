@@ -493,21 +493,14 @@ int deferred_copy(struct deferred *d, uint64_t txn)
 
 // ---- recovery ----
 
-static int is_system(void *ctx, uint64_t start_blk, uint64_t len_blk)
-{
-	(void)ctx;
-	(void)start_blk;
-	(void)len_blk;
-	return -EUCLEAN;
-}
-
 static int recover_blk(struct volume *vol, uint64_t phys_blk, const void *data)
 {
 	struct deferred_blk *e;
-	int err = phys_blk < vol->files.sb.n_blks ? sysfiles_mark(&vol->files, phys_blk, 1, is_system, NULL) : -EUCLEAN;
+	int err;
 
-	if (err == 0)
-		err = bdev_write(vol->dev, data, BLK_SIZE, blk_to_bytes(phys_blk));
+	if (phys_blk >= vol->files.sb.n_blks || sysfiles_overlap(&vol->files, phys_blk, 1))
+		return -EUCLEAN;
+	err = bdev_write(vol->dev, data, BLK_SIZE, blk_to_bytes(phys_blk));
 	if (err != 0)
 		return err;
 	e = calloc(1, sizeof(*e));

@@ -28,7 +28,8 @@ static int from_columns(struct volume *vol, uint64_t ino, sqlite3_stmt *stmt, st
 	e->len_blk = (uint64_t)sqlite3_column_int64(stmt, 2);
 	e->unwritten = (flags & EXTENT_UNWRITTEN) != 0;
 	if (e->len_blk > 0 && e->off_blk < FILE_MAX_BLK && e->len_blk <= FILE_MAX_BLK - e->off_blk &&
-	    e->phys_blk < n_blks && e->len_blk <= n_blks - e->phys_blk && (flags & ~EXTENT_UNWRITTEN) == 0)
+	    e->phys_blk < n_blks && e->len_blk <= n_blks - e->phys_blk && (flags & ~EXTENT_UNWRITTEN) == 0 &&
+	    !sysfiles_overlap(&vol->files, e->phys_blk, e->len_blk)) // an overwrite in place would hit the database
 		return 0;
 	msg_error("inode %llu: extent at block %llu is damaged (device block %llu, length %llu); run fsck.hybridfs",
 	          (unsigned long long)ino, (unsigned long long)e->off_blk, (unsigned long long)e->phys_blk,

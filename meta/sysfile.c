@@ -285,3 +285,16 @@ int sysfiles_mark(struct sysfiles *files, uint64_t start_blk, uint64_t len_blk,
 	pthread_rwlock_unlock(&files->map_lock);
 	return err;
 }
+
+static int stop_marking(void *ctx, uint64_t start_blk, uint64_t len_blk)
+{
+	(void)ctx;
+	(void)start_blk;
+	(void)len_blk;
+	return 1;
+}
+
+bool sysfiles_overlap(struct sysfiles *files, uint64_t start_blk, uint64_t len_blk)
+{
+	return sysfiles_mark(files, start_blk, len_blk, stop_marking, NULL) != 0;
+}

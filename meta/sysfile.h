@@ -16,6 +16,7 @@
 #define HYBRIDFS_META_SYSFILE_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #include "alloc/alloc.h"
 #include "block/bdev.h"
@@ -49,5 +50,8 @@ int sysfiles_set_label(struct sysfiles *files, const char *label) ATTR_MUST_USE;
 // Calls mark() for each run of system extents and superblock copies that intersects [start, start + len), clipped to it.
 int sysfiles_mark(struct sysfiles *files, uint64_t start_blk, uint64_t len_blk,
                   int (*mark)(void *ctx, uint64_t start_blk, uint64_t len_blk), void *ctx) ATTR_MUST_USE;
+
+// Whether any of these blocks is a system file's or a superblock copy's: then no file may own it, whatever a row says.
+bool sysfiles_overlap(struct sysfiles *files, uint64_t start_blk, uint64_t len_blk);
 
 #endif
