@@ -449,8 +449,9 @@ int wal_log_invalidate(struct wal_log *log)
 
 // ---- opening ----
 
-// A log that is found may stand in the device's cache only (the process before was killed between its write and its flush).
-// What recovery reads from it must not get lost after a checkpoint has begun to copy it into the database: hence the flush.
+// What is read may be in the device's cache only: the process before was killed between its write and its flush. Frames that recovery
+// believes in must not get lost after a checkpoint has begun to copy them into the database; and if the header was just erased, the old one
+// may still be on the medium, in front of which the next log's frames must not be sent (W4). Hence the flush, in both cases.
 static int look_at_device(struct wal_log *log, uint64_t cap)
 {
 	int err = sysfile_read(log->files, SYSFILE_WAL, log->dev_header, WAL_HEADER_BYTES, 0);
@@ -458,9 +459,8 @@ static int look_at_device(struct wal_log *log, uint64_t cap)
 	if (err < 0)
 		return err;
 	log->valid = log->dev_has_header = header_has_magic(log->dev_header);
-	if (!log->valid)
-		return 0;
-	log->dev_end = cap;
+	if (log->valid)
+		log->dev_end = cap;
 	return log->files->dev->read_only ? 0 : bdev_flush(log->files->dev);
 }
 

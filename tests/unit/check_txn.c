@@ -265,6 +265,67 @@ START_TEST(every_crash_is_a_prefix)
 }
 END_TEST
 
+struct torn_log {
+	struct bdev *dev;
+	uint64_t log_off, from_sector;
+};
+
+// Without the first write, and without the first sectors of what is written to the log's beginning.
+static bool tear_log(void *ctx, size_t entry, uint64_t *from, uint64_t *to)
+{
+	const struct torn_log *torn = ctx;
+
+	if (testdev_log_at(torn->dev, entry)->off_bytes == torn->log_off)
+		*from = min_u64(torn->from_sector, *to);
+	return entry != 0;
+}
+
+// A process that is killed at the end of an unmount, after it has erased the log's header and before it has flushed that; then a mount, and
+// a power failure that takes the erasing back. The new log's frames must not be found behind the old header and the first of the old ones.
+START_TEST(a_log_erased_by_a_dead_process)
+{
+	struct bdev *dev = vt_format(16 * MIB), *dead, *crashed;
+	struct volume *vol = vt_open(dev);
+	uint64_t log_off = blk_to_bytes(vol->files.sb.sysfile[SYSFILE_WAL].extents[0].start_blk);
+	const struct testdev_entry *erase = NULL;
+	size_t at = 0;
+
+	testdev_record(dev, true);
+	for (unsigned i = 0; i < 20; i++) {
+		put(vol, 10 + i, i);
+		ck_assert_int_eq(txn_commit(vol), 0);
+	}
+	ck_assert_int_eq(volume_close(vol), 0);
+	for (size_t i = 0; i < testdev_log_len(dev); i++)
+		if (testdev_log_at(dev, i)->op == TESTDEV_WRITE && testdev_log_at(dev, i)->off_bytes == log_off)
+			erase = testdev_log_at(dev, at = i);
+	ck_assert(erase != NULL && *(const uint8_t *)erase->data == 0);
+	ck_assert_int_eq(testdev_crash_state(dev, at, NULL, NULL, &dead), 0);
+	testdev_record(dead, true);
+	ck_assert_int_eq(bdev_write(dead, erase->data, erase->len_bytes, log_off), 0); // in its cache
+	vol = vt_open(dead);
+	for (unsigned i = 0; i < 300; i++)
+		put(vol, 100 + i, i);
+	ck_assert_int_eq(txn_commit(vol), 0); // longer than the first commits of the old log
+	volume_abandon(vol);
+	at = 1;
+	while (testdev_log_at(dead, at)->op != TESTDEV_WRITE || testdev_log_at(dead, at)->off_bytes != log_off)
+		at++;
+	for (uint64_t k = 1; k < testdev_log_at(dead, at)->len_bytes / TESTDEV_SECTOR; k++) {
+		struct torn_log torn = { dead, log_off, k };
+
+		ck_assert_int_eq(testdev_crash_state(dead, at + 1, tear_log, &torn, &crashed), 0);
+		vol = vt_open(crashed);
+		for (unsigned i = 0; i < 20; i++)
+			ck_assert(has(vol, 10 + i));
+		ck_assert_int_eq(volume_close(vol), 0);
+		bdev_close(crashed);
+	}
+	bdev_close(dead);
+	bdev_close(dev);
+}
+END_TEST
+
 // ---- errors stop the line ----
 
 START_TEST(failed_device_stops_the_volume)
@@ -529,6 +590,7 @@ int main(void)
 	tcase_add_test(tc, flushes_per_commit);
 	tcase_add_test(tc, fsyncs_share_commits);
 	tcase_add_test(tc, every_crash_is_a_prefix);
+	tcase_add_test(tc, a_log_erased_by_a_dead_process);
 	tcase_add_test(tc, failed_device_stops_the_volume);
 	tcase_add_test(tc, the_log_starts_anew);
 	tcase_add_test(tc, a_full_database_says_enospc_and_deletes_go_on);
