@@ -6,7 +6,7 @@
 //     crash --states=1000000 --jobs=2          a long run: more states of each history, and more histories
 //     crash --history=NAME [--state=STATE [--inner=STATE]]   one history, one state of it, one state of the mount after it
 //
-// A failure prints the last form. The order is fixed: all histories of one operation first, each with its share of the states, then
+// A failure prints the last form; that of a history that varies a little from run to run (history.h) also saves the device. The order is fixed: all histories of one operation first, each with its share of the states, then
 // two operations, long ones and repairs in turns, with new seeds until there are enough.
 //
 // The work is done by child processes: one that dies or hangs is a failure like any other.
@@ -31,10 +31,11 @@
 #define VOLUME_BYTES (8u << 20)
 #define JOBS_MAX 64u
 #define STUCK_S 120
-#define CYCLE 10u // of histories after the short ones: seven of two operations, a growing one, a long one, a repair
+#define CYCLE 10u // of histories after the short ones: six of two operations, one of the log, a growing one, a long one, a repair
 #define TWO_STATES 40u
 #define GROW_STATES 60u
-#define LONG_STATES 250u
+#define LOG_STATES 100u
+#define LONG_STATES 200u
 #define REPAIR_STATES 16u
 #define CYCLES_MIN 20u // one for each kind of damage
 
@@ -42,10 +43,10 @@ static const struct cmdline_opt options[] = {
 	{ 's', "states", "N", "crash states to look at, about (default 20000)" },
 	{ 'S', "seed", "N", "for everything that is random (default 1)" },
 	{ 'j', "jobs", "N", "processes (default 1)" },
-	{ 'H', "history", "NAME", "only this history: ace:OP:PERSIST, two:SEED, grow:SEED, long:SEED, repair:SEED" },
+	{ 'H', "history", "NAME", "only this history: ace:OP:PERSIST, two:SEED, grow:SEED, log:SEED, long:SEED, repair:SEED" },
 	{ 'C', "state", "STATE", "only this state of it, as a failure prints it" },
 	{ 'I', "inner", "STATE", "only this state of the mount after that" },
-	{ 'o', "save", "FILE", "write the device of a failure to a file" },
+	{ 'o', "save", "FILE", "write the device of a failure to a file (by itself to failed-*.img if the history varies)" },
 	{ 'L', "log", NULL, "print operations and requests of the history" },
 	{ 'v', "verbose", NULL, "print the messages of the filesystem and of fsck" },
 	{ 'l', "list", NULL, "print the names of the histories of one operation" },
@@ -126,13 +127,17 @@ static size_t history_at(const struct settings *set, uint64_t i, char name[64])
 		snprintf(name, 64, "grow:%" PRIu64, set->seed * 1000000 + cycle);
 		return GROW_STATES;
 	}
+	if (i % CYCLE == CYCLE - 4) {
+		snprintf(name, 64, "log:%" PRIu64, set->seed * 1000000 + cycle);
+		return LOG_STATES;
+	}
 	snprintf(name, 64, "two:%" PRIu64, set->seed * 1000000 + i);
 	return TWO_STATES;
 }
 
 // ---- a child ----
 
-static void report(const struct settings *set, const struct place *place, const char *why, FILE *out)
+static void report(const struct settings *set, const struct place *place, const char *why, const char *saved, FILE *out)
 {
 	fprintf(out, "FAILED: history %s", place->history);
 	if (place->state[0] != '\0')
@@ -145,6 +150,8 @@ static void report(const struct settings *set, const struct place *place, const 
 	if (place->inner[0] != '\0')
 		fprintf(out, " --inner=%s", place->inner);
 	fprintf(out, "\n");
+	if (saved[0] != '\0')
+		fprintf(out, "the device as the crash has left it: %s (fsck.hybridfs -n shows the same)\n", saved);
 	fflush(out);
 }
 
@@ -172,7 +179,7 @@ static int work(const struct settings *set, struct shared *sh, unsigned job)
 		             .only_inner = set->inner, .save = set->save, .print_log = set->log };
 	err = base_create(VOLUME_BYTES, &base, j->why, sizeof(j->why));
 	if (err != 0) {
-		report(set, j->place, j->why, out);
+		report(set, j->place, j->why, j->saved, out);
 		return 1;
 	}
 	if (set->history != NULL)
@@ -186,7 +193,7 @@ static int work(const struct settings *set, struct shared *sh, unsigned job)
 	}
 	fflush(stdout);
 	if (err != 0)
-		report(set, j->place, j->why, out);
+		report(set, j->place, j->why, j->saved, out);
 	sh->stop = sh->stop || err != 0;
 	base_free(&base);
 	free(j);
@@ -212,14 +219,14 @@ static int watch(const struct settings *set, struct place *place, pid_t pid)
 			kill(pid, SIGKILL);
 			waitpid(pid, &status, 0);
 			snprintf(why, sizeof(why), "nothing for %d seconds", STUCK_S);
-			report(set, place, why, stdout);
+			report(set, place, why, "", stdout);
 			return 1;
 		}
 	}
 	if (WIFEXITED(status) && WEXITSTATUS(status) <= 1)
 		return WEXITSTATUS(status);
 	snprintf(why, sizeof(why), "the process died (status %#x)", (unsigned)status);
-	report(set, place, why, stdout);
+	report(set, place, why, "", stdout);
 	return 1;
 }
 
@@ -251,8 +258,8 @@ static int run_jobs(const struct settings *set, struct shared *sh)
 static void print_counts(struct counts *c, double seconds)
 {
 	printf("%" PRIu64 " histories, %" PRIu64 " operations (%" PRIu64 " refused, %" PRIu64 " of them for lack of space), %" PRIu64
-	       " restarts of the log, %" PRIu64 " flush epochs\n", (uint64_t)c->histories, (uint64_t)c->steps, (uint64_t)c->refused,
-	       (uint64_t)c->full, (uint64_t)c->checkpoints, (uint64_t)c->epochs);
+	       " restarts of the log, %" PRIu64 " mounts in between, %" PRIu64 " flush epochs\n", (uint64_t)c->histories, (uint64_t)c->steps, (uint64_t)c->refused,
+	       (uint64_t)c->full, (uint64_t)c->checkpoints, (uint64_t)c->remounts, (uint64_t)c->epochs);
 	printf("%" PRIu64 " crash states:", counts_states(c));
 	for (unsigned i = 0; i < STATE_N_KINDS; i++)
 		printf(" %s %" PRIu64 ",", state_kind_name(i), (uint64_t)c->by_kind[i]);

@@ -4,6 +4,7 @@
 #include "history.h"
 
 #include <errno.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,9 +14,11 @@
 #include "clock.h"
 #include "fs/fs_internal.h"
 #include "listing.h"
+#include "look.h"
 #include "operate.h"
 
 #define INTERVAL_MS 3600000 // nothing is committed because time passes
+#define BESIDE_MS 3u        // a checkpoint that has not ended by then waits for the commit
 
 static void *must(void *memory)
 {
@@ -25,12 +28,12 @@ static void *must(void *memory)
 
 // ---- mounting ----
 
-static int mount_it(struct history *h, bool discard)
+static int mount_it(struct history *h)
 {
 	struct volume_opts opts = { .commit_interval_ms = INTERVAL_MS, .cache_bytes = HISTORY_CACHE_BYTES };
-	struct fs_opts fs_opts = { .atime = FS_NOATIME, .discard = discard, .trim_delay_ms = 1 };
+	struct fs_opts fs_opts = { .atime = FS_NOATIME, .discard = h->discard, .trim_delay_ms = 1 };
 	struct errmsg why = { "" };
-	int err = volume_open(h->dev, &opts, &h->vol, &why);
+	int err = volume_open(&h->front.dev, &opts, &h->vol, &why);
 
 	if (err == 0)
 		err = fs_create_context(h->vol, &fs_opts, &h->fs);
@@ -97,7 +100,9 @@ int history_begin(struct history *h, const struct base *base, bool discard)
 	if (err != 0)
 		return err;
 	testdev_record(h->dev, true);
-	err = mount_it(h, discard);
+	front_init(&h->front, h->dev);
+	h->discard = h->varies = discard;
+	err = mount_it(h);
 	if (err == 0)
 		err = take_references(h, 0);
 	if (err == 0) {
@@ -155,7 +160,8 @@ static void say_op(const struct op *op, char *buf, size_t cap)
 		[OP_UNLINK] = "unlink", [OP_RENAME] = "rename", [OP_TRUNCATE] = "truncate", [OP_WRITE] = "write",
 		[OP_APPEND] = "append", [OP_FALLOCATE] = "fallocate", [OP_COPY] = "copy", [OP_CHMOD] = "chmod", [OP_CHOWN] = "chown",
 		[OP_UTIMENS] = "utimens", [OP_SETXATTR] = "setxattr", [OP_REMOVEXATTR] = "removexattr", [OP_FSYNC] = "fsync",
-		[OP_SYNC] = "sync", [OP_SYNC_BESIDE] = "sync-beside",
+		[OP_SYNC] = "sync", [OP_SYNC_BESIDE] = "sync-beside", [OP_CHECKPOINT_BESIDE] = "checkpoint-beside", [OP_REMOUNT] = "remount",
+		[OP_GROW_DATABASE] = "grow-database",
 	};
 
 	snprintf(buf, cap, "%s: %s %s%s%s off %llu len %llu arg %#x", op->name, kinds[op->kind], op->path, op->to[0] != '\0' ? " " : "",
@@ -178,19 +184,67 @@ static int join_syncer(struct history *h)
 	return -EUCLEAN;
 }
 
+// By a connection of its own: the volume has its checkpoints in order among themselves.
+static void *checkpoint_beside(void *arg)
+{
+	struct history *h = arg;
+	sqlite3 *db = NULL;
+	int rc = sqlite3_open_v2(DBVFS_FILE, &db, SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_READWRITE, dbvfs_name(h->vol->vfs));
+
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(db, "PRAGMA synchronous = NORMAL", NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+	sqlite3_close(db);
+	atomic_store(&h->checkpointed, true);
+	return rc == SQLITE_OK || rc == SQLITE_BUSY ? NULL : h;
+}
+
+// The commit stands before a flush. The checkpoint goes as far as it may meanwhile.
+static void begin_checkpoint(void *arg)
+{
+	struct history *h = arg;
+
+	VERIFY(pthread_create(&h->checkpointer, NULL, checkpoint_beside, h) == 0);
+	for (unsigned us = 0; us < BESIDE_MS * 1000 && !atomic_load(&h->checkpointed); us += 100)
+		nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
+}
+
+static int join_checkpointer(struct history *h)
+{
+	void *failed = NULL;
+
+	if (front_disarm(&h->front))
+		pthread_join(h->checkpointer, &failed);
+	if (failed == NULL)
+		return 0;
+	snprintf(h->why, sizeof(h->why), "the checkpoint beside failed");
+	return -EUCLEAN;
+}
+
 // Syncs wait for each other, nothing else does.
 static int begin_op(struct history *h, const struct op *op)
 {
-	int err = op->kind == OP_SYNC || op->kind == OP_FSYNC || op->kind == OP_SYNC_BESIDE ? join_syncer(h) : 0;
+	bool syncs = op->kind == OP_SYNC || op->kind == OP_FSYNC || op->kind == OP_SYNC_BESIDE || op->kind == OP_CHECKPOINT_BESIDE;
+	int err = syncs ? join_syncer(h) : 0;
 
 	if (err == 0 && op->kind == OP_SYNC_BESIDE) {
 		err = -pthread_create(&h->syncer, NULL, sync_beside, h->fs);
 		h->syncing = err == 0;
 	}
+	if (err == 0 && op->kind == OP_CHECKPOINT_BESIDE) {
+		h->checkpointed = false;
+		front_arm(&h->front, begin_checkpoint, h);
+	}
+	if (err == 0 && op->kind == OP_GROW_DATABASE) {
+		err = sysfile_grow(&h->vol->files, SYSFILE_DB, op->len);
+		err = err == -ENOSPC ? 0 : err;
+	}
+	h->varies |= op->kind == OP_SYNC_BESIDE || op->kind == OP_CHECKPOINT_BESIDE;
 	return err;
 }
 
-int history_do(struct history *h, const struct op *op)
+static int do_step(struct history *h, const struct op *op)
 {
 	struct operate_result res = { 0 };
 	uint64_t first = txn_open_id(h->vol), last;
@@ -202,6 +256,8 @@ int history_do(struct history *h, const struct op *op)
 	if (err != 0)
 		return err;
 	err = operate(h->fs, &h->model, op, first, &res);
+	if (op->kind == OP_CHECKPOINT_BESIDE && join_checkpointer(h) != 0 && err == 0)
+		return -EUCLEAN;
 	if (err != 0) {
 		snprintf(h->why, sizeof(h->why), "%s: %s", what, res.why);
 		return err;
@@ -221,12 +277,98 @@ int history_do(struct history *h, const struct op *op)
 	return 0;
 }
 
+// ---- the end of a process, and the next one ----
+
+// What the next mount will find, which must be all that was promised. *whole: nothing at all got lost.
+static int look_at_rest(struct history *h, bool *whole)
+{
+	struct look *look = must(calloc(1, sizeof(*look)));
+	struct bdev *rest;
+	ssize_t match = -1;
+	int err;
+
+	VERIFY(testdev_clone(h->dev, &rest) == 0);
+	err = look_at(rest, false, look);
+	if (err == 0)
+		match = history_match(h, look->txn, look->text, look->why, sizeof(look->why));
+	if (err == 0 && match < (ssize_t)history_promised(h, testdev_log_len(h->dev)))
+		err = -EUCLEAN;
+	if (err != 0)
+		snprintf(h->why, sizeof(h->why), "after the end of the process: step %zd: %.900s", match, look->why);
+	*whole = err == 0 && strcmp(look->text, h->steps[h->n_steps - 1].text) == 0;
+	look_free(look);
+	free(look);
+	bdev_close(rest);
+	return err;
+}
+
+static int unmount(struct history *h, unsigned die_at)
+{
+	int err;
+
+	h->checkpoints = history_checkpoints(h);
+	if (die_at > 0)
+		front_die_after(&h->front, (int)die_at - 1);
+	fs_destroy_context(h->fs);
+	err = volume_close(h->vol);
+	h->fs = NULL;
+	h->vol = NULL;
+	front_revive(&h->front);
+	if (err == 0) { // nothing is left to be lost
+		h->marks = must(reallocarray(h->marks, h->n_marks + 1, sizeof(*h->marks)));
+		h->marks[h->n_marks++] = (struct mark){ testdev_log_len(h->dev), h->n_steps - 1 };
+	}
+	if (err == 0 || die_at > 0)
+		return 0;
+	snprintf(h->why, sizeof(h->why), "unmount: %s", strerror(-err));
+	return -EUCLEAN;
+}
+
+static int remount(struct history *h, unsigned die_at)
+{
+	bool whole = true;
+	int err = join_syncer(h);
+
+	if (err == 0)
+		err = unmount(h, die_at);
+	if (err == 0)
+		err = look_at_rest(h, &whole);
+	if (err != 0 || !whole)
+		return err;
+	for (unsigned i = 0; i < h->model.n; i++)
+		h->model.nodes[i].refs = 0;
+	h->n_remounts++;
+	err = mount_it(h);
+	return err != 0 ? err : take_references(h, 0);
+}
+
+int history_do(struct history *h, const struct op *op)
+{
+	if (h->vol == NULL)
+		return 0; // over
+	return op->kind == OP_REMOUNT ? remount(h, op->arg) : do_step(h, op);
+}
+
+uint64_t history_checkpoints(struct history *h)
+{
+	struct txn_stats stats = { 0 };
+
+	if (h->vol != NULL)
+		txn_get_stats(h->vol, &stats);
+	return h->checkpoints + stats.checkpoints;
+}
+
+void history_focus(struct history *h) { h->focus = testdev_log_len(h->dev); }
+
 int history_compare(struct history *h)
 {
 	const char *expected = h->steps[h->n_steps - 1].text;
 	char *text = NULL, where[256];
-	int err = listing_of_fs(h->fs, &text, where, sizeof(where));
+	int err;
 
+	if (h->vol == NULL)
+		return 0; // over
+	err = listing_of_fs(h->fs, &text, where, sizeof(where));
 	if (err != 0)
 		snprintf(h->why, sizeof(h->why), "reading the tree at %s: %s", where, strerror(-err));
 	else if (strcmp(text, expected) != 0) {
@@ -239,13 +381,12 @@ int history_compare(struct history *h)
 
 void history_stop(struct history *h)
 {
-	struct txn_stats stats;
-
+	if (h->dev != NULL && h->vol == NULL)
+		testdev_record(h->dev, false);
 	if (h->vol == NULL)
 		return;
 	(void)join_syncer(h);
-	txn_get_stats(h->vol, &stats);
-	h->checkpoints = stats.checkpoints;
+	h->checkpoints = history_checkpoints(h);
 	atomic_store(&h->vol->failed, -EIO); // whatever still runs ends without writing
 	if (h->fs != NULL)
 		fs_destroy_context(h->fs);

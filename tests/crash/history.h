@@ -4,7 +4,11 @@
 //
 // Commits happen when the workload asks for them, or when the volume or its log is full; the interval is an hour. After each
 // operation the background threads are waited for, so that the same history makes the same log each time (clock.c does the rest). Only
-// OP_SYNC_BESIDE and discards run as they like: such histories differ a little from run to run.
+// OP_SYNC_BESIDE, OP_CHECKPOINT_BESIDE and discards run as they like: such histories differ a little from run to run (`varies`).
+//
+// The process may end in between and another one mount what it has left (OP_REMOUNT): after a clean unmount, or dead at one of the unmount's
+// flushes. Then what it had sent without a flush is in the cache of the host, and a crash later on may still take it. If a transaction
+// got lost with the process, which is its right when nothing was promised, the history is over there.
 //
 // H1  steps[i].text is the tree after steps[0 … i]. Step i is part of transactions first … last and of no other; nearly always these are
 //     one. Only when something was committed while the operation ran they are two or more, and then the operation is in one of them,
@@ -20,6 +24,7 @@
 #include <pthread.h>
 
 #include "block/testdev.h"
+#include "front.h"
 #include "fs/fs.h"
 #include "model.h"
 #include "workload.h"
@@ -38,6 +43,7 @@ struct mark {
 
 struct history {
 	struct bdev *dev; // with its log
+	struct front front; // of it; what is mounted
 	struct volume *vol; // NULL when the run is over
 	struct fs *fs;
 	struct model model;
@@ -45,11 +51,17 @@ struct history {
 	size_t n_steps;
 	struct mark *marks;
 	size_t n_marks;
+	size_t n_remounts;
+	size_t focus;         // from this length of the log on crashes are worth looking at; what was before is preparation
+	bool discard;
+	bool varies;          // it is not exactly the same each time
 	pthread_t syncer;     // of OP_SYNC_BESIDE
 	bool syncing;
+	pthread_t checkpointer; // of OP_CHECKPOINT_BESIDE
+	atomic_bool checkpointed;
 	unsigned n_refused;   // operations that both refused, or that did not fit
 	unsigned n_full;      // of these the last
-	uint64_t checkpoints;
+	uint64_t checkpoints; // of mounts that have ended
 	char why[1024];       // beside -EUCLEAN: how filesystem and model disagree
 };
 
@@ -66,6 +78,9 @@ void base_free(struct base *base);
 int history_begin(struct history *h, const struct base *base, bool discard) ATTR_MUST_USE;
 // One operation. -EUCLEAN: the filesystem did something else than the model.
 int history_do(struct history *h, const struct op *op) ATTR_MUST_USE;
+uint64_t history_checkpoints(struct history *h); // restarts of the log so far
+// What was done up to now is preparation.
+void history_focus(struct history *h);
 // Compares the whole tree with the model.
 int history_compare(struct history *h) ATTR_MUST_USE;
 void history_stop(struct history *h); // pulls the plug; log, steps and marks stay

@@ -73,9 +73,23 @@ struct crash { // the first of two
 	size_t promised;
 };
 
+// Where the device of a failure goes: a history that is not the same each time may not show it again, so that is saved by itself.
+static const char *save_name(struct judge *j)
+{
+	if (j->save == NULL && j->varies) {
+		snprintf(j->saved, sizeof(j->saved), "failed-%s.img", j->place->history);
+		for (char *at = j->saved; *at != '\0'; at++)
+			*at = *at == ':' ? '-' : *at;
+	} else {
+		snprintf(j->saved, sizeof(j->saved), "%s", j->save != NULL ? j->save : "");
+	}
+	return j->saved;
+}
+
 static void save_device(struct judge *j, struct bdev *dev)
 {
-	FILE *file = j->save != NULL ? fopen(j->save, "wb") : NULL;
+	const char *name = save_name(j);
+	FILE *file = name[0] != '\0' ? fopen(name, "wb") : NULL;
 	uint8_t buf[65536];
 	int err = 0;
 
@@ -84,8 +98,10 @@ static void save_device(struct judge *j, struct bdev *dev)
 		if (err == 0 && fwrite(buf, sizeof(buf), 1, file) != 1)
 			err = -EIO;
 	}
-	if (j->save != NULL && (file == NULL || fclose(file) != 0 || err != 0))
-		fprintf(stderr, "%s: not saved\n", j->save);
+	if (name[0] == '\0' || (file != NULL && fclose(file) == 0 && err == 0))
+		return;
+	fprintf(stderr, "%s: not saved\n", name);
+	j->saved[0] = '\0';
 }
 
 static int broken(struct judge *j, struct bdev *saved, const char *what)
@@ -148,7 +164,7 @@ static int judge_recovery(struct judge *j, struct bdev *state, const struct cras
 		free(look);
 		return broken(j, state, j->why);
 	}
-	err = states_init(&s, state, j->only_inner != NULL ? SIZE_MAX : RECOVERY_STATES, j->seed);
+	err = states_init(&s, state, 0, j->only_inner != NULL ? SIZE_MAX : RECOVERY_STATES, j->seed);
 	j->counts->recoveries++;
 	for (size_t i = 0; err == 0 && i < s.n_list; i++) {
 		struct bdev *dev, *kept;
@@ -231,7 +247,7 @@ static int judge_states(struct judge *j, const struct history *h, size_t max)
 	struct states s;
 	struct seen seen = { 0 };
 	struct state only;
-	int err = states_init(&s, h->dev, max, j->seed);
+	int err = states_init(&s, h->dev, h->focus, max, j->seed);
 
 	VERIFY(err == 0);
 	j->counts->epochs += s.n_epochs;
@@ -279,7 +295,7 @@ static int judge_repair(struct judge *j, uint64_t seed, size_t max)
 	if (err != 0)
 		return -1;
 	j->counts->repairs++;
-	VERIFY(states_init(&s, log, max, j->seed) == 0);
+	VERIFY(states_init(&s, log, 0, max, j->seed) == 0);
 	j->counts->epochs += s.n_epochs;
 	if (j->only_state != NULL && state_parse(j->only_state, &only) == 0) {
 		s.list[0] = only;
@@ -310,6 +326,7 @@ int judge_history(struct judge *j, const char *name, size_t max)
 
 	snprintf(j->place->history, sizeof(j->place->history), "%s", name);
 	j->place->state[0] = j->place->inner[0] = '\0';
+	j->varies = false;
 	if (strncmp(name, "repair:", 7) == 0)
 		return judge_repair(j, strtoull(name + 7, NULL, 10), max);
 	err = workload_run(name, j->base, &h);
@@ -318,6 +335,8 @@ int judge_history(struct judge *j, const char *name, size_t max)
 	j->counts->refused += h.n_refused;
 	j->counts->full += h.n_full;
 	j->counts->checkpoints += h.checkpoints;
+	j->counts->remounts += h.n_remounts;
+	j->varies = h.varies;
 	if (err != 0)
 		snprintf(j->why, sizeof(j->why), "while it ran: %s (%s)", h.why, strerror(-err));
 	if (j->print_log)

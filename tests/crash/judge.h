@@ -17,7 +17,7 @@
 #include "states.h"
 
 struct counts { // shared by processes
-	atomic_uint_fast64_t histories, steps, refused, full, checkpoints, epochs;
+	atomic_uint_fast64_t histories, steps, refused, full, checkpoints, remounts, epochs;
 	atomic_uint_fast64_t by_kind[STATE_N_KINDS]; // mounted and compared
 	atomic_uint_fast64_t recoveries, in_recovery; // mounts recorded; states of them
 	atomic_uint_fast64_t repairs, in_repair;
@@ -40,7 +40,9 @@ struct judge {
 	uint64_t seed;
 	const char *only_state, *only_inner; // look at these; NULL = at all
 	bool print_log;
-	const char *save;                    // file for the device of a failure; NULL = none
+	const char *save;                    // file for the device of a failure; NULL = none, if the history can be had again
+	bool varies;                         // the present one cannot, not exactly
+	char saved[128];                     // the device of the failure is in this file; "" = in none
 	char why[LOOK_WHY_MAX + 256];
 };
 

@@ -70,6 +70,7 @@ int look_fsck(struct bdev *dev, bool repair, uint64_t *n_fixed, uint64_t *n_left
 {
 	struct fsck *f = new_fsck(dev, repair ? FSCK_YES : FSCK_NO);
 	int err = phase_superblock(f);
+	uint64_t torn_copies = repair ? 0 : f->n_left; // of the superblock: crashes leave such, and the other copies are there for it
 
 	if (err == 0)
 		err = fsck_open(f);
@@ -80,7 +81,7 @@ int look_fsck(struct bdev *dev, bool repair, uint64_t *n_fixed, uint64_t *n_left
 	else if (f->vol != NULL)
 		volume_abandon(f->vol);
 	*n_fixed = f->n_fixed;
-	*n_left = f->n_left;
+	*n_left = f->n_left - torn_copies;
 	if (err != 0)
 		snprintf(why, why_cap, "fsck cannot go on: %s (%s)", f->why.text, strerror(-err));
 	fsck_free(f);

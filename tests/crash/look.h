@@ -24,7 +24,7 @@ void look_free(struct look *look);
 // A mount from its beginning to a clean unmount; if the device is recording, it stops then.
 int look_recover(struct bdev *dev, char *why, size_t why_cap) ATTR_MUST_USE;
 
-// fsck in process, with all repairs if `repair`. 0 and what it has left; otherwise it could not go on.
+// fsck in process, with all repairs if `repair`. 0 and what it has left (without `repair`: but for torn copies of the superblock); otherwise it could not go on.
 int look_fsck(struct bdev *dev, bool repair, uint64_t *n_fixed, uint64_t *n_left, char *why, size_t why_cap) ATTR_MUST_USE;
 
 #endif

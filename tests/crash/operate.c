@@ -338,7 +338,7 @@ static int op_sync(struct doing *d)
 	if (r != 0)
 		return done(r);
 	for (unsigned i = 0; i < d->m->n; i++)
-		if (d->m->nodes[i].used && (d->op->kind == OP_SYNC || (int)i == node))
+		if (d->m->nodes[i].used && (d->op->kind != OP_FSYNC || (int)i == node))
 			d->res->promised = max_u64(d->res->promised, d->m->nodes[i].changed_txn);
 	return 0;
 }
@@ -376,9 +376,12 @@ int operate(struct fs *fs, struct model *m, const struct op *op, uint64_t txn, s
 		return op_xattr(&d);
 	case OP_FSYNC:
 	case OP_SYNC:
+	case OP_CHECKPOINT_BESIDE: // history.c has prepared it
 		return op_sync(&d);
+	case OP_GROW_DATABASE:
 	case OP_SYNC_BESIDE:
-		return 0; // history.c has begun it
+	case OP_REMOUNT:
+		return 0; // history.c has begun it, or does it
 	}
 	return -EINVAL;
 }

@@ -19,7 +19,7 @@
 #define MIXED_PER_ENTRY 6u
 #define MIXED_PER_EPOCH 400u
 
-static const char *const kind_names[STATE_N_KINDS] = { "prefix", "dropped", "torn", "reordered", "duplicated", "mixed" };
+static const char *const kind_names[STATE_N_KINDS] = { "prefix", "dropped", "torn", "sliced", "reordered", "duplicated", "mixed" };
 
 static void *must(void *memory)
 {
@@ -73,9 +73,9 @@ static void add(struct states *s, struct state state)
 	s->list[s->n_list++] = state;
 }
 
-static void add_prefixes(struct states *s)
+static void add_prefixes(struct states *s, size_t from)
 {
-	for (size_t n = 0; n <= testdev_log_len(s->dev); n++)
+	for (size_t n = from; n <= testdev_log_len(s->dev); n++)
 		add(s, (struct state){ .kind = STATE_PREFIX, .n = n });
 }
 
@@ -88,6 +88,17 @@ static void add_tears(struct states *s, size_t entry, size_t end)
 		add(s, (struct state){ .kind = STATE_TORN, .n = end, .a = entry, .b = t });
 		add(s, (struct state){ .kind = STATE_TORN, .n = end, .a = entry, .b = len + t });
 	}
+}
+
+static void add_slices(struct states *s, size_t first, size_t end)
+{
+	uint64_t longest = 0;
+
+	for (size_t i = first; i < end; i++)
+		longest = max_u64(longest, sectors_of(testdev_log_at(s->dev, i)));
+	for (uint64_t t = 1; end > first + 1 && t < longest; t *= 2) // of a single request these are tears
+		for (uint64_t side = 0; side < 2; side++)
+			add(s, (struct state){ .kind = STATE_SLICED, .n = end, .a = t, .b = side });
 }
 
 static void add_overlaps(struct states *s, size_t first, size_t end)
@@ -117,18 +128,20 @@ static void add_epoch(struct states *s, size_t first, size_t end, uint64_t *rnd)
 			add(s, (struct state){ .kind = STATE_DROPPED, .n = end, .a = i, .b = 0 });
 		add_tears(s, i, end);
 	}
+	add_slices(s, first, end);
 	add_overlaps(s, first, end);
 	for (size_t i = 0; i < MIXED_PER_ENTRY * len && i < MIXED_PER_EPOCH; i++) // at any moment of the epoch
 		add(s, (struct state){ .kind = STATE_MIXED, .n = first + 1 + rnd_below(rnd, len), .a = rnd_next(rnd) >> 32 });
 }
 
-static void add_epochs(struct states *s, uint64_t *rnd)
+// All epochs that end behind `from`.
+static void add_epochs(struct states *s, size_t from, uint64_t *rnd)
 {
 	size_t first = 0, n = testdev_log_len(s->dev);
 
 	for (size_t i = 0; i <= n; i++)
 		if (i == n || testdev_log_at(s->dev, i)->op == TESTDEV_FLUSH) {
-			if (i > first)
+			if (i > first && i > from)
 				add_epoch(s, first, i, rnd);
 			first = i + 1;
 		}
@@ -310,6 +323,13 @@ static void random_pieces(struct bdev *dev, size_t first, const struct state *st
 	}
 }
 
+static struct testdev_piece sliced_piece(size_t entry, const struct state *state)
+{
+	if (state->b == 0)
+		return (struct testdev_piece){ entry, 0, state->a };
+	return (struct testdev_piece){ entry, state->a, UINT64_MAX };
+}
+
 static struct testdev_piece torn_piece(struct bdev *dev, const struct state *state)
 {
 	uint64_t len = sectors_of(testdev_log_at(dev, state->a));
@@ -342,7 +362,10 @@ static size_t pieces_of(struct bdev *dev, size_t first, const struct state *stat
 			continue;
 		if (state->kind == STATE_REORDERED && i == state->a)
 			continue;
-		p[n++] = state->kind == STATE_TORN && i == state->a ? torn_piece(dev, state) : (struct testdev_piece){ i, 0, UINT64_MAX };
+		if (state->kind == STATE_SLICED)
+			p[n++] = sliced_piece(i, state);
+		else
+			p[n++] = state->kind == STATE_TORN && i == state->a ? torn_piece(dev, state) : (struct testdev_piece){ i, 0, UINT64_MAX };
 		if (state->kind == STATE_REORDERED && i == state->b)
 			p[n++] = (struct testdev_piece){ state->a, 0, UINT64_MAX };
 	}
@@ -381,7 +404,7 @@ int states_make(struct states *s, const struct state *state, uint64_t *digest, s
 	return err;
 }
 
-int states_init(struct states *s, struct bdev *dev, size_t max, uint64_t seed)
+int states_init(struct states *s, struct bdev *dev, size_t from, size_t max, uint64_t seed)
 {
 	uint64_t rnd = rnd_seeded(seed);
 	size_t n_prefixes;
@@ -390,9 +413,9 @@ int states_init(struct states *s, struct bdev *dev, size_t max, uint64_t seed)
 	s->durable = must(calloc(s->n_sectors, sizeof(*s->durable)));
 	s->now = must(calloc(s->n_sectors, sizeof(*s->now)));
 	s->stamp = must(calloc(s->n_sectors, sizeof(*s->stamp)));
-	add_prefixes(s);
+	add_prefixes(s, from);
 	n_prefixes = s->n_list;
-	add_epochs(s, &rnd);
+	add_epochs(s, from, &rnd);
 	cut(s, n_prefixes, max, &rnd);
 	qsort(s->list, s->n_list, sizeof(*s->list), by_n);
 	return hash_device(s);

@@ -7,6 +7,8 @@
 //     prefix      all of it, as it was sent
 //     dropped     without one request; in short epochs every subset
 //     torn        of one request only the first sectors, or only the last ones; as the last one that was sent, or among all of its epoch
+//     sliced      of each request only the first sectors, or only the last ones, as many of all of them: what copies of one thing that are in
+//                 flight at once all lose, and an old beginning with a new end behind it
 //     reordered   two requests that overlap, the other way round
 //     duplicated  a request comes again after others that overlap it (a retry below us)
 //     mixed       all of that at random, from a seed, and requests of which sectors or blocks are missing anywhere
@@ -20,13 +22,13 @@
 
 #include "block/testdev.h"
 
-enum state_kind { STATE_PREFIX, STATE_DROPPED, STATE_TORN, STATE_REORDERED, STATE_DUPLICATED, STATE_MIXED, STATE_N_KINDS };
+enum state_kind { STATE_PREFIX, STATE_DROPPED, STATE_TORN, STATE_SLICED, STATE_REORDERED, STATE_DUPLICATED, STATE_MIXED, STATE_N_KINDS };
 
 struct state {
 	enum state_kind kind;
 	size_t n;      // entries sent
 	uint64_t a, b; // dropped: entry, 0; or a mask of those that stay, 1. torn: entry, sectors that stay (from len + 1 on: sectors missing
-	               // at the start, less len). reordered: the entry, and the one behind which it comes. duplicated: entry. mixed: seed
+	               // at the start, less len). sliced: sectors, 0 the first or 1 those behind them. reordered: the entry, and the one behind which it comes. duplicated: entry. mixed: seed
 	uint32_t rank; // among its kind, when not all are looked at
 };
 
@@ -50,8 +52,8 @@ struct states {
 	uint64_t digest;   // of durable
 };
 
-// All that is worth looking at, at most about `max` of it, chosen by the seed: prefixes go first.
-int states_init(struct states *s, struct bdev *dev, size_t max, uint64_t seed) ATTR_MUST_USE;
+// All that is worth looking at of crashes when at least `from` entries were sent, at most about `max` of it, chosen by the seed: prefixes go first.
+int states_init(struct states *s, struct bdev *dev, size_t from, size_t max, uint64_t seed) ATTR_MUST_USE;
 void states_free(struct states *s);
 
 // The content's digest; and the device, if `out` is not NULL. In rising order of n, this is fast. -EINVAL: the log has no such state.

@@ -15,6 +15,7 @@
 #include "util/attr.h"
 
 #define FILE_MODE (S_IFREG | 0644)
+#define GROWS_EVERY 12u // operations of a growing history
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define ZERO FALLOC_FL_ZERO_RANGE
 #define ZERO_KEEP (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)
@@ -382,9 +383,90 @@ static int run_long(struct history *h, struct mix *x)
 
 	for (unsigned i = 0; err == 0 && i < x->n_ops; i++) {
 		random_op(x, &op);
+		if (x->grow && i % GROWS_EVERY == GROWS_EVERY - 1)
+			op = (struct op){ .kind = OP_GROW_DATABASE, .name = "grow", .len = 8 };
 		err = history_do(h, &op);
 		if (err == 0 && i % 64 == 63)
 			err = history_compare(h);
+	}
+	return err;
+}
+
+// ---- the log ----
+
+// Attributes of a random size on one of the prepared files: a transaction of a few pages, or of many.
+static int large_op(struct history *h, uint64_t *rnd, uint64_t value_max)
+{
+	static const char *const paths[] = { "/a/f", "/a/big", "/b/s", "/a/sub/x", "/a" };
+	struct op op = { .kind = OP_SETXATTR, .name = "large", .len = 1 + rnd_below(rnd, value_max), .seed = (unsigned)rnd_next(rnd) };
+
+	snprintf(op.path, sizeof(op.path), "%s", paths[rnd_below(rnd, ARRAY_LEN(paths))]);
+	snprintf(op.to, sizeof(op.to), "user.%u", (unsigned)rnd_below(rnd, 2));
+	return history_do(h, &op);
+}
+
+static int small_op(struct history *h, uint64_t *rnd)
+{
+	return history_do(h, &afters[rnd_below(rnd, ARRAY_LEN(afters))]);
+}
+
+// A transaction in the log, of few pages or many.
+static int log_step(struct history *h, uint64_t *rnd, bool large)
+{
+	int err = large ? large_op(h, rnd, 60000) : small_op(h, rnd);
+
+	return err == 0 ? history_do(h, &sync_all) : err;
+}
+
+// Until the log has started anew.
+static int fill_log(struct history *h, uint64_t *rnd)
+{
+	uint64_t before = history_checkpoints(h);
+	int err = 0;
+
+	for (unsigned i = 0; err == 0 && i < 60 && history_checkpoints(h) == before; i++)
+		err = log_step(h, rnd, i > 0);
+	return err;
+}
+
+// Another mount. With `dies` the process before it ends at a flush of its unmount, half of the time at the first one: then its last
+// transaction is in the host's cache only, and with nothing older in the log to hide what a crash takes of it.
+static int next_mount(struct history *h, uint64_t *rnd, bool dies)
+{
+	struct op remount = { .kind = OP_REMOUNT, .name = "remount" };
+	int err = 0;
+
+	if (!dies || rnd_below(rnd, 2) == 0)
+		err = history_do(h, &remount);
+	if (err == 0 && dies)
+		err = rnd_below(rnd, 2) == 0 ? small_op(h, rnd) : large_op(h, rnd, 20000);
+	if (dies)
+		remount.arg = rnd_below(rnd, 2) == 0 ? 1 : 2 + (unsigned)rnd_below(rnd, 5);
+	return err == 0 && dies ? history_do(h, &remount) : err;
+}
+
+// The present log begins with a small transaction, and the next one with a large one: what of it is lost at its beginning uncovers whole old ones.
+static int run_log(struct history *h, uint64_t seed)
+{
+	enum { ANEW, DIES, BESIDE, TWICE } event = seed % 4;
+	uint64_t rnd = rnd_seeded(seed ^ 0x6c6f67);
+	struct op beside = { .kind = OP_CHECKPOINT_BESIDE, .name = "checkpoint-beside" };
+	int err = 0;
+
+	for (unsigned i = 0; err == 0 && event != ANEW && i < 2 + rnd_below(&rnd, 3); i++)
+		err = log_step(h, &rnd, i > 0);
+	if (err == 0 && event == ANEW)
+		err = fill_log(h, &rnd);
+	history_focus(h);
+	for (unsigned i = 0; err == 0 && i < 4; i++) {
+		for (unsigned mounts = event == DIES ? 1 : event == TWICE ? 2 : 0; err == 0 && mounts > 0; mounts--)
+			err = next_mount(h, &rnd, mounts == 1);
+		if (err == 0)
+			err = large_op(h, &rnd, i % 2 == 0 ? 60000 : 3000);
+		if (err == 0 && rnd_below(&rnd, 2) == 0)
+			err = small_op(h, &rnd);
+		if (err == 0)
+			err = history_do(h, event == BESIDE ? &beside : &sync_all);
 	}
 	return err;
 }
@@ -406,13 +488,13 @@ static int find_ace(const char *name, unsigned *op, unsigned *p)
 int workload_run(const char *name, const struct base *base, struct history *h)
 {
 	bool ace = strncmp(name, "ace:", 4) == 0, two = strncmp(name, "two:", 4) == 0, is_long = strncmp(name, "long:", 5) == 0,
-	     grow = strncmp(name, "grow:", 5) == 0;
-	uint64_t seed = two || is_long || grow ? strtoull(strchr(name, ':') + 1, NULL, 10) : 0;
+	     grow = strncmp(name, "grow:", 5) == 0, is_log = strncmp(name, "log:", 4) == 0;
+	uint64_t seed = two || is_long || grow || is_log ? strtoull(strchr(name, ':') + 1, NULL, 10) : 0;
 	unsigned op = 0, p = 0;
 	struct mix mix;
 	int err;
 
-	if (ace ? find_ace(name + 4, &op, &p) != 0 : !two && !is_long && !grow)
+	if (ace ? find_ace(name + 4, &op, &p) != 0 : !two && !is_long && !grow && !is_log)
 		return -EINVAL;
 	if (grow)
 		choose_growing_mix(&mix, seed);
@@ -421,7 +503,7 @@ int workload_run(const char *name, const struct base *base, struct history *h)
 	mix.model = &h->model;
 	err = history_begin(h, base, mix.discard && is_long);
 	if (err == 0)
-		err = ace ? run_ace(h, op, p) : two ? run_two(h, seed) : run_long(h, &mix);
+		err = ace ? run_ace(h, op, p) : two ? run_two(h, seed) : is_log ? run_log(h, seed) : run_long(h, &mix);
 	if (err == 0)
 		err = history_compare(h);
 	history_stop(h);

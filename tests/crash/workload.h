@@ -4,6 +4,8 @@
 //     ace:OP:PERSIST   one operation of the table, then a way to make it durable, then a small operation without one
 //     two:SEED         two operations of the table and two ways
 //     grow:SEED        large attributes, so that database and log outgrow their places and the superblock changes
+//     log:SEED         what the log goes through: it starts anew, a checkpoint runs beside a commit, a process dies at one of the flushes of
+//                      its unmount and the next one begins with what is in the host's cache; crashes from there on
 //     long:SEED        hundreds of random operations with commits, restarts of the log, and, by the seed, a full volume, discards, or
 //                      commits beside the operations
 //
@@ -21,6 +23,9 @@ enum op_kind {
 	OP_CHMOD, OP_CHOWN, OP_UTIMENS, OP_SETXATTR, OP_REMOVEXATTR,
 	OP_FSYNC, OP_SYNC,
 	OP_SYNC_BESIDE, // another thread begins to sync, and operations go on
+	OP_CHECKPOINT_BESIDE, // a sync, and when it is at its first flush another thread checkpoints
+	OP_GROW_DATABASE, // by len blocks, as a commit does that has left too little room: the superblock changes
+	OP_REMOUNT,     // arg: 0 a clean unmount; n: the process dies at its n-th flush. Then the next mount
 };
 
 struct op {
