@@ -335,6 +335,26 @@ static void hand_out(struct change *c, const struct runlist *runs)
 	}
 }
 
+// There are no blocks for what is overwritten: as much of it as may stay in its place does, and the change ends there.
+static void defer_start(struct change *c)
+{
+	uint64_t left = DEFERRED_WRITE_MAX_BLK;
+
+	for (unsigned i = 0; i < c->n_segs; i++) {
+		struct seg *seg = &c->segs[i];
+
+		if (seg->kind != SEG_NEW || seg->old_blk == 0)
+			continue;
+		if (seg->len_blk > left) {
+			cut_at(c, left > 0 ? i + 1 : i, seg->off_blk + left);
+			seg->len_blk = left;
+		}
+		seg->kind = SEG_DEFERRED;
+		seg->phys_blk = seg->old_blk;
+		left -= seg->len_blk;
+	}
+}
+
 int change_alloc(struct change *c, enum change_space space)
 {
 	struct runlist runs = { 0 };
@@ -346,13 +366,12 @@ int change_alloc(struct change *c, enum change_space space)
 	if (want == 0)
 		return 0;
 	r = get_blocks(c, space, want, &runs);
+	if (r == -ENOSPC && c->buf != NULL && (c->segs[0].kind != SEG_NEW || c->segs[0].old_blk != 0)) {
+		defer_start(c);
+		r = 0; // the runs are none: it ends at the first hole at the latest
+	}
 	if (r == 0)
 		hand_out(c, &runs);
-	else if (r == -ENOSPC && c->buf != NULL && c->segs[0].kind != SEG_NEW) {
-		// What can be overwritten in place still can be written.
-		hand_out(c, &runs);
-		r = 0;
-	}
 	runlist_free(&runs);
 	return r;
 }
@@ -571,13 +590,14 @@ static int apply_seg(struct change *c, struct seg *seg, const uint32_t *crc)
 		r = extmap_set_unwritten(vol, c->in->ino, seg->off_blk, seg->len_blk, false);
 	if (seg->kind == SEG_NEW && seg->old_blk != 0)
 		r = extmap_remove(vol, c->in->ino, seg->off_blk, seg->len_blk, 0, &more, &removed);
-	if (seg->kind == SEG_NEW && r == 0)
+	if (seg->kind == SEG_NEW && r == 0) {
 		r = extmap_insert(vol, c->in->ino, &ext);
+		seg->taken = r != 0;
+	}
 	if (r == 0 && (SUMMED_KINDS >> seg->kind & 1) != 0 && (c->row.flags & INODE_NODATACOW) == 0)
 		r = csum_set(vol, seg->phys_blk, seg->len_blk, crc);
 	if (r != 0 || seg->kind != SEG_NEW)
 		return r;
-	seg->taken = false;
 	c->row.blocks_blk -= min_u64(removed, c->row.blocks_blk);
 	c->row.blocks_blk += seg->len_blk;
 	return 0;

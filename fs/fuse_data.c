@@ -38,10 +38,11 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 }
 
 // A bad block in the middle: direct reads get what is before it. A buffered read that came short would make the kernel fill its pages
-// with zeros; after an error it asks again for each page, and only those with the block fail.
+// with zeros, or take the file for shorter; after an error it asks again for each page, and only those with the block fail. Pages are also
+// read through a file that is open with O_DIRECT (mmap): only a read that names its owner goes to the caller's memory.
 static bool short_is_good(const struct fuse_file_info *fi, int rc, size_t done)
 {
-	return rc == -EIO && done > 0 && (fi->flags & O_DIRECT) != 0;
+	return rc == -EIO && done > 0 && (fi->flags & O_DIRECT) != 0 && fi->lock_owner != 0;
 }
 
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)

@@ -149,7 +149,8 @@ static uint64_t bits(unsigned from, uint64_t n) { return (n == 64 ? UINT64_MAX :
 
 int csum_set(struct volume *vol, uint64_t start_blk, uint64_t len_blk, const uint32_t *crc)
 {
-	store_assert_locked(vol->store);
+	if (store_has_failed(vol->store)) // nothing closes any more: readers would be held against checksums of what never came
+		return -EROFS;
 	while (len_blk > 0) {
 		unsigned at = (unsigned)(start_blk % CSUM_CHUNK_BLK);
 		uint64_t n = min_u64(len_blk, CSUM_CHUNK_BLK - at);
@@ -191,6 +192,26 @@ int csum_get(struct volume *vol, uint64_t start_blk, uint64_t len_blk, uint32_t 
 	return 0;
 }
 
+// By number or through all of them, whichever is less.
+static void forget_pending(struct csums *cs, uint64_t first, uint64_t end)
+{
+	struct chunk *ch, *next;
+
+	if (end - first < cs->map.n) {
+		for (uint64_t number = first; number < end; number++) {
+			ch = keymap_find(&cs->map, number);
+			if (ch != NULL)
+				drop_chunk(cs, ch);
+		}
+		return;
+	}
+	for (ch = cs->first; ch != NULL; ch = next) {
+		next = ch->next;
+		if (ch->node.key >= first && ch->node.key < end)
+			drop_chunk(cs, ch);
+	}
+}
+
 int csum_forget(struct volume *vol, uint64_t start_blk, uint64_t len_blk)
 {
 	uint64_t first = (start_blk + CSUM_CHUNK_BLK - 1) / CSUM_CHUNK_BLK, end = (start_blk + len_blk) / CSUM_CHUNK_BLK;
@@ -199,11 +220,7 @@ int csum_forget(struct volume *vol, uint64_t start_blk, uint64_t len_blk)
 
 	if (first >= end)
 		return 0;
-	for (struct chunk *ch = cs->first, *next; ch != NULL; ch = next) {
-		next = ch->next;
-		if (ch->node.key >= first && ch->node.key < end)
-			drop_chunk(cs, ch);
-	}
+	forget_pending(cs, first, end);
 	sqlite3_bind_int64(stmt, 1, (int64_t)first);
 	sqlite3_bind_int64(stmt, 2, (int64_t)end - 1);
 	return stmt_write(vol->store, stmt, "remove checksums", NULL);

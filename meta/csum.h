@@ -31,6 +31,7 @@ static inline uint32_t csum_block(const void *data) { return crc32c(data, BLK_SI
 int csums_create(struct volume *vol, struct csums **out) ATTR_MUST_USE;
 void csums_destroy(struct csums *cs); // NULL is allowed
 
+// -EROFS once the store has failed: what was rolled back must not come back to readers.
 int csum_set(struct volume *vol, uint64_t start_blk, uint64_t len_blk, const uint32_t *crc) ATTR_MUST_USE;
 
 // As the open transaction has it. -ENODATA: there is none for one of the blocks, which for a block under CS1 is damage.

@@ -36,7 +36,8 @@ int extmap_query(struct volume *vol, uint64_t ino, uint64_t off_blk, uint64_t le
                  unsigned *n) ATTR_MUST_USE;
 
 // Unmaps [off, off + len): cuts and deletes extents, frees their blocks (allocatable when the transaction is durable). Deletes at most
-// `max_rows` rows (0 = all), from the end of the range backwards; *more says that some are left. *removed_blk: blocks freed.
+// `max_rows` rows and 4 GiB of written blocks (0 = all), from the end of the range backwards; *more says that some are left. *removed_blk:
+// blocks freed.
 int extmap_remove(struct volume *vol, uint64_t ino, uint64_t off_blk, uint64_t len_blk, unsigned max_rows, bool *more,
                   uint64_t *removed_blk) ATTR_MUST_USE;
 

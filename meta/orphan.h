@@ -13,7 +13,7 @@
 
 struct volume;
 
-#define ORPHAN_PIECE_ROWS 512 // extents freed per handle
+#define ORPHAN_PIECE_ROWS 512 // extents freed per handle, at most
 
 // Store lock held, handle joined.
 int orphan_add(struct volume *vol, uint64_t ino) ATTR_MUST_USE; // 0 also when it is there

@@ -5,8 +5,8 @@
 // flushing; all others that wait for it, or for a later one, sleep. So n concurrent fsyncs cost two commits at most: the one that is
 // under way and one for all that came meanwhile.
 //
-// Where the flushes go (T2): a transaction that names new file data needs one flush before its log frames are written and one
-// after; a transaction without data needs only the second.
+// Where the flushes go (T2): a transaction with new file data on the device needs one flush before its log frames are written and one
+// after; a transaction without data, or whose data is little and goes with it as rows (deferred.h), needs only the second.
 //
 // The log: it lives in the WAL system file and is checkpointed into the database when it has filled half of it. The checkpoint runs in the
 // background beside open transactions and copies all that is committed; the log can start anew only when nothing is left to copy, so

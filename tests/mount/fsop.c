@@ -3,6 +3,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +84,43 @@ static int op_direct(char **arg)
 	}
 	free(buf);
 	return close(direct) < 0 || close(cached) < 0 ? complain(arg[0]) : 0;
+}
+
+static sigjmp_buf lost_page;
+
+static void on_sigbus(int sig)
+{
+	siglongjmp(lost_page, sig);
+}
+
+// Reads a file with a bad block, which is not the last, through a mapping of a descriptor for direct access: the last page can be had, and
+// the size stays what it is.
+static int op_map_direct(char **arg)
+{
+	int fd = open(arg[0], O_RDONLY | O_DIRECT);
+	struct stat before, after;
+	volatile unsigned n_lost = 0;
+	volatile bool last_lost = false;
+	const volatile char *map;
+
+	if (fd < 0 || fstat(fd, &before) < 0)
+		return complain(arg[0]);
+	map = mmap(NULL, (size_t)before.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED || signal(SIGBUS, on_sigbus) == SIG_ERR)
+		return complain("mmap");
+	for (volatile off_t at = 0; at < before.st_size; at += PAGE) {
+		last_lost = sigsetjmp(lost_page, 1) != 0;
+		if (last_lost)
+			n_lost++;
+		else
+			(void)map[at];
+	}
+	if (fstat(fd, &after) < 0)
+		return complain(arg[0]);
+	if (last_lost || after.st_size != before.st_size)
+		return wrong("everything behind a bad block is lost");
+	printf("%u\n", n_lost);
+	return close(fd) < 0 ? complain(arg[0]) : 0;
 }
 
 // Appends N lines of one letter and a number, each by one write.
@@ -248,6 +287,7 @@ static const struct {
 	{ "euid", 0, op_euid },
 	{ "fsync", 1, op_fsync },
 	{ "ioctl", 1, op_ioctl },
+	{ "map-direct", 1, op_map_direct },
 	{ "mmap", 1, op_mmap },
 	{ "readdir-delete", 2, op_readdir_delete },
 	{ "rename", 3, op_rename },

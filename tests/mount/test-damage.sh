@@ -55,6 +55,9 @@ flip "$(block_of "$scratch/raw" 409600)"
 
 mount_image -f 2>"$scratch/log" &
 wait_until 10 mountpoint -q "$mnt" || fail "it does not mount again"
+# First of all, with nothing in the kernel's cache.
+for f in a sound; do "$FSOP" map-direct "$mnt/$f" >>"$scratch/mapped" || fail "$f through a mapping of a direct descriptor"; done
+grep -q '^[1-9]' "$scratch/mapped" || fail "no page is lost to the mapping: $(cat "$scratch/mapped")"
 victim=a
 cmp -s "$scratch/a" "$mnt/a" || true
 if cmp "$scratch/a" "$mnt/a" >/dev/null 2>&1; then victim=sound; fi

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Checksums and deferred writes, through the filesystem core: where blocks are written, how many flushes that costs, what a crash leaves,
 // and what damage on the device looks like.
+#include <linux/falloc.h>
 #include <pthread.h>
 
+#include "fs/change.h"
 #include "fstest.h"
 
 static struct ft t;
@@ -164,6 +166,54 @@ START_TEST(in_place_only_when_durable)
 }
 END_TEST
 
+// Every other block is deferred: more pieces than a reader looks up at once.
+START_TEST(a_reader_sees_many_pieces)
+{
+	uint8_t *buf = pattern(MIB, 21);
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", buf, MIB);
+	for (uint64_t at = 0; at < MIB; at += 2 * BLK_SIZE) {
+		buf[at] ^= 0xff;
+		ft_write(&t, ino, buf + at, BLK_SIZE, at);
+	}
+	ft_expect(&t, ino, buf, MIB);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// A block is fresh only in its own transaction: if that is closed while the change is prepared, nothing is written in place.
+START_TEST(fresh_only_in_its_transaction)
+{
+	uint8_t *old = pattern(64 * KIB, 19), *new = pattern(BLK_SIZE, 20);
+	struct change c;
+	struct inode *in;
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = ft_create(&t, ROOT_INO, "f");
+	ft_write(&t, ino, old, 64 * KIB, 0);
+	in = inode_pin(t.fs, ino);
+	ck_assert_int_eq(inode_lock_change(t.fs, in), 0);
+	ck_assert_int_eq(change_load(&c, t.fs, in, 3, 1), 0);
+	c.buf = new;
+	c.off = 3 * BLK_SIZE;
+	c.end = 4 * BLK_SIZE;
+	ck_assert_int_eq(change_alloc(&c, CHANGE_PLAIN), 0);
+	ck_assert_int_eq(c.segs[0].kind, SEG_FRESH);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ck_assert_int_eq(change_begin(&c, TXN_FREE), -EAGAIN);
+	pthread_rwlock_unlock(&in->lock);
+	inode_unpin(t.fs, in);
+	ft_expect(&t, ino, old, 64 * KIB);
+	free(old);
+	free(new);
+	ft_end(&t);
+}
+END_TEST
+
 // An unlinked file takes its deferred writes along: its blocks are somebody else's soon.
 START_TEST(freed_blocks_are_not_written)
 {
@@ -224,8 +274,26 @@ static void expect_old_or_new(struct bdev *dev, const uint8_t *old, const uint8_
 	ft_end(&after);
 }
 
-// An overwrite of 16 blocks and an fsync, and one more fsync'ed change that takes the rows away: at every write of the log, with every other
-// write since the last flush dropped or torn, the file is as before or as after, and after once the fsync has returned.
+// At every entry of the device's log: each write since the last flush dropped, alone or with all behind it, and the last one torn.
+static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, size_t synced)
+{
+	size_t flushed = 0;
+
+	for (size_t cut = 1; cut <= testdev_log_len(dev); cut++) {
+		if (testdev_log_at(dev, cut - 1)->op == TESTDEV_FLUSH)
+			flushed = cut;
+		for (size_t i = 2 * flushed; i < 2 * cut; i++) {
+			struct only o = { .drop_from = i / 2, .drop_to = i % 2 != 0 ? i / 2 + 1 : cut, .tear = cut - 1 };
+			struct bdev *crashed;
+
+			ck_assert_int_eq(testdev_crash_state(dev, cut, keep, &o, &crashed), 0);
+			expect_old_or_new(crashed, old, new, len, cut >= synced);
+		}
+	}
+}
+
+// An overwrite of 16 blocks and an fsync, and one more fsync'ed change that takes the rows away: the file is as before or as after, and after
+// once the fsync has returned.
 START_TEST(every_crash_is_before_or_after)
 {
 	uint8_t *old = pattern(MIB, 8), *new = malloc(MIB);
@@ -246,16 +314,37 @@ START_TEST(every_crash_is_before_or_after)
 		ck_assert_int_eq(fs_sync(t.fs), 0);
 	}
 	testdev_record(t.dev, false);
-	for (size_t cut = 1; cut <= testdev_log_len(t.dev); cut++)
-		for (size_t i = 0; i < cut; i++) {
-			struct only o = { .drop_from = i, .drop_to = i % 2 != 0 ? i + 1 : cut, .tear = cut - 1 };
-			struct bdev *crashed;
-
-			ck_assert_int_eq(testdev_crash_state(t.dev, cut, keep, &o, &crashed), 0);
-			expect_old_or_new(crashed, old, new, MIB, cut >= synced);
-		}
+	try_crashes(t.dev, old, new, MIB, synced);
 	free(old);
 	free(new);
+	ft_end(&t);
+}
+END_TEST
+
+// The same for a mount that finds rows, finishes them, and deletes them with its first transaction.
+START_TEST(every_crash_after_recovery)
+{
+	uint8_t *buf = pattern(MIB, 18);
+	struct ft second = { 0 };
+	struct bdev *copy;
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", buf, MIB);
+	memset(buf + 100000, 0x3c, 60000);
+	ft_write(&t, ino, buf + 100000, 60000, 100000);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert_int_eq(testdev_clone(t.dev, &copy), 0);
+	testdev_record(copy, true);
+	ft_mount(&second, copy);
+	for (unsigned i = 0; i < 2; i++) {
+		ft_create(&second, ROOT_INO, i == 0 ? "x" : "y");
+		ck_assert_int_eq(fs_sync(second.fs), 0);
+	}
+	testdev_record(copy, false);
+	try_crashes(copy, buf, buf, MIB, 0);
+	ft_end(&second);
+	free(buf);
 	ft_end(&t);
 }
 END_TEST
@@ -305,6 +394,90 @@ START_TEST(pending_rows_are_seen_and_finished)
 	bdev_close(crashed);
 	free(buf);
 	ft_end(&t);
+}
+END_TEST
+
+// ---- beside a copy ----
+
+// What happens to a block between the moment when its copy begins and the end of the write: the device calls back.
+static struct beside {
+	struct bdev_ops ops; // the device's, but for writev
+	const struct bdev_ops *real;
+	void (*act)(struct beside *b);
+	uint64_t ino;
+	uint8_t *want; // MIB: the file as it should read
+	int err;       // of the write
+} beside;
+
+static int write_beside(struct bdev *dev, const struct iovec *iov, int n_iov, uint64_t off_bytes)
+{
+	dev->ops = beside.real; // once
+	beside.act(&beside);
+	return beside.err != 0 ? beside.err : dev->ops->writev(dev, iov, n_iov, off_bytes);
+}
+
+static void read_beside(struct beside *b) { ft_expect(&t, b->ino, b->want, MIB); }
+
+static void overwrite_beside(struct beside *b)
+{
+	memset(b->want + 10 * BLK_SIZE, 0x66, 2 * BLK_SIZE);
+	ft_write(&t, b->ino, b->want + 10 * BLK_SIZE, 2 * BLK_SIZE, 10 * BLK_SIZE);
+}
+
+static void free_beside(struct beside *b)
+{
+	memset(b->want + 9 * BLK_SIZE, 0, 3 * BLK_SIZE);
+	ck_assert_int_eq(fs_fallocate(t.fs, b->ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 9 * BLK_SIZE, 3 * BLK_SIZE), 0);
+}
+
+static void (*const beside_acts[])(struct beside *b) = { read_beside, overwrite_beside, free_beside };
+
+static void begin_beside(void (*act)(struct beside *b), int err)
+{
+	ft_new(&t, 16 * MIB);
+	beside = (struct beside){ .ops = *t.dev->ops, .real = t.dev->ops, .act = act, .want = pattern(MIB, 17), .err = err };
+	beside.ops.writev = write_beside;
+	beside.ino = durable_file("f", beside.want, MIB);
+	memset(beside.want + 8 * BLK_SIZE, 0x55, 4 * BLK_SIZE);
+	ft_write(&t, beside.ino, beside.want + 8 * BLK_SIZE, 4 * BLK_SIZE, 8 * BLK_SIZE);
+	ck_assert_int_eq(fs_fsync(t.fs, beside.ino), 0);
+	t.dev->ops = &beside.ops;
+	ck_assert_int_eq(deferred_copy(t.vol->deferred, txn_durable_id(t.vol)), err);
+	ck_assert_ptr_eq(t.dev->ops, beside.real);
+	ft_expect(&t, beside.ino, beside.want, MIB);
+}
+
+START_TEST(beside_a_copy)
+{
+	uint8_t *was = pattern(MIB, 17);
+	struct bdev *crashed;
+
+	begin_beside(beside_acts[_i], 0);
+	memset(was + 8 * BLK_SIZE, 0x55, 4 * BLK_SIZE);
+	ck_assert_int_eq(testdev_clone(t.dev, &crashed), 0);
+	expect_old_or_new(crashed, was, was, MIB, true);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ft_expect(&t, beside.ino, beside.want, MIB);
+	ft_crash(&t);
+	ft_expect(&t, beside.ino, beside.want, MIB);
+	free(beside.want);
+	free(was);
+	ft_end(&t);
+}
+END_TEST
+
+// The device has nothing of it, perhaps: readers go on with what is in memory, and the next mount with the row.
+START_TEST(a_copy_that_fails)
+{
+	struct bdev *crashed;
+
+	begin_beside(read_beside, -EIO);
+	ck_assert_int_eq(testdev_clone(t.dev, &crashed), 0);
+	expect_old_or_new(crashed, beside.want, beside.want, MIB, true);
+	fs_destroy_context(t.fs);
+	volume_abandon(t.vol);
+	bdev_close(t.dev);
+	free(beside.want);
 }
 END_TEST
 
@@ -369,6 +542,44 @@ START_TEST(a_missing_checksum_is_an_error)
 }
 END_TEST
 
+// One thread's change meets an error and takes back the open transaction, while another one's is at work in it: readers go on with what
+// was committed, blocks and checksums.
+START_TEST(a_failure_takes_all_checksums_back)
+{
+	uint8_t *old = pattern(64 * KIB, 15), *new = pattern(BLK_SIZE, 16);
+	struct change c;
+	struct inode *in;
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", old, 64 * KIB);
+	for (unsigned i = 0; n_rows() > 0; i++) { // of the file's first blocks
+		ck_assert_uint_lt(i, 3);
+		ft_create(&t, ROOT_INO, i == 0 ? "a" : i == 1 ? "b" : "c");
+		ck_assert_int_eq(fs_sync(t.fs), 0);
+	}
+	ft_write(&t, ino, new, BLK_SIZE, 7 * BLK_SIZE); // is taken back, too
+	in = inode_pin(t.fs, ino);
+	ck_assert_int_eq(inode_lock_change(t.fs, in), 0);
+	ck_assert_int_eq(change_load(&c, t.fs, in, 3, 1), 0);
+	c.buf = new;
+	c.off = 3 * BLK_SIZE;
+	c.end = 4 * BLK_SIZE;
+	ck_assert_int_eq(change_alloc(&c, CHANGE_PLAIN), 0);
+	ck_assert_int_eq(change_begin(&c, TXN_FREE), 0);
+	store_fail(t.vol->store, -EIO, "test");
+	ck_assert_int_eq(change_end(&c, change_apply(&c)), -EROFS);
+	pthread_rwlock_unlock(&in->lock);
+	inode_unpin(t.fs, in);
+	ft_expect(&t, ino, old, 64 * KIB);
+	fs_destroy_context(t.fs);
+	volume_abandon(t.vol);
+	bdev_close(t.dev);
+	free(old);
+	free(new);
+}
+END_TEST
+
 // Rows of chunks go when the whole chunk is freed; the table does not grow with what has been deleted.
 START_TEST(checksums_go_with_their_chunks)
 {
@@ -393,10 +604,10 @@ END_TEST
 
 START_TEST(a_full_volume_can_be_overwritten)
 {
-	uint8_t *buf = pattern(MIB, 13);
+	uint8_t *buf = pattern(MIB, 13), *got = malloc(MIB);
 	unsigned state = 5;
 	uint64_t ino, size = 0;
-	size_t done;
+	size_t done, n;
 	int r;
 
 	ft_new(&t, 16 * MIB);
@@ -413,7 +624,17 @@ START_TEST(a_full_volume_can_be_overwritten)
 		if (i % 100 == 0)
 			ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
 	}
+	// Long ones, for which there are no other blocks, go piece by piece. What follows the file's end has no place.
+	for (uint64_t at = 100; at < size; at += done) {
+		memset(buf, (int)(at / KIB), MIB);
+		ck_assert_int_eq(fs_write(t.fs, ino, buf, MIB, at, false, &done), 0);
+		ck_assert_uint_gt(done, 0);
+		ck_assert_int_eq(fs_read(t.fs, ino, got, done, at, &n), 0);
+		ck_assert(n == done && memcmp(got, buf, n) == 0);
+	}
+	ck_assert_uint_eq((uint64_t)ft_stat(&t, ino).st_size, size);
 	free(buf);
+	free(got);
 	ft_end(&t);
 }
 END_TEST
@@ -547,13 +768,21 @@ int main(void)
 	tcase_add_loop_test(tc, flushes_per_fsync, 0, ARRAY_LEN(flush_cases));
 	tcase_add_test(tc, rows_do_not_gather);
 	tcase_add_test(tc, in_place_only_when_durable);
+	tcase_add_test(tc, a_reader_sees_many_pieces);
+	tcase_add_test(tc, fresh_only_in_its_transaction);
 	tcase_add_test(tc, freed_blocks_are_not_written);
 	tcase_add_test(tc, every_crash_is_before_or_after);
+	tcase_add_test(tc, every_crash_after_recovery);
 	tcase_add_test(tc, pending_rows_are_seen_and_finished);
+	suite_add_tcase(suite, tc);
+	tc = tcase_create("beside");
+	tcase_add_loop_test(tc, beside_a_copy, 0, ARRAY_LEN(beside_acts));
+	tcase_add_test(tc, a_copy_that_fails);
 	suite_add_tcase(suite, tc);
 	tc = tcase_create("damage");
 	tcase_add_test(tc, one_bit_is_one_block);
 	tcase_add_test(tc, a_missing_checksum_is_an_error);
+	tcase_add_test(tc, a_failure_takes_all_checksums_back);
 	tcase_add_test(tc, checksums_go_with_their_chunks);
 	suite_add_tcase(suite, tc);
 	tc = tcase_create("much");
