@@ -108,6 +108,24 @@ static int find_goal(struct change *c, uint64_t blk, uint64_t len_blk)
 	return 0;
 }
 
+bool change_only_replaces(const struct change *c)
+{
+	for (unsigned i = 0; i < c->n_segs; i++)
+		if (c->segs[i].kind == SEG_NEW && c->segs[i].old_blk == 0)
+			return false;
+	return true;
+}
+
+// What overwrites blocks that a durable state names stays where it is, if it is little or the file wants it so.
+static bool overwrites_in_place(const struct change *c)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < c->n_segs; i++)
+		n += c->segs[i].old_blk != 0 ? c->segs[i].len_blk : 0;
+	return n <= DEFERRED_WRITE_MAX_BLK || (c->row.flags & INODE_NODATACOW) != 0;
+}
+
 static int load_inline(struct change *c)
 {
 	size_t len;
@@ -141,7 +159,7 @@ int change_load(struct change *c, struct fs *fs, struct inode *in, uint64_t off_
 		r = load_inline(c);
 	else if (r == 0 && len_blk > 0) {
 		r = map_locked(c, off_blk, len_blk);
-		if (r == 0)
+		if (r == 0 && !(change_only_replaces(c) && overwrites_in_place(c)))
 			r = find_goal(c, off_blk, len_blk);
 	}
 	store_unlock(fs->st);
@@ -220,14 +238,6 @@ int change_zero(struct change *c, uint64_t from, uint64_t to)
 
 // ---- how blocks are written ----
 
-bool change_only_replaces(const struct change *c)
-{
-	for (unsigned i = 0; i < c->n_segs; i++)
-		if (c->segs[i].kind == SEG_NEW && c->segs[i].old_blk == 0)
-			return false;
-	return true;
-}
-
 static uint64_t count_blks(const struct change *c, unsigned kinds)
 {
 	uint64_t n = 0;
@@ -237,15 +247,11 @@ static uint64_t count_blks(const struct change *c, unsigned kinds)
 	return n;
 }
 
-// What overwrites blocks that a durable state names stays where it is, if it is little or the file wants it so.
 static void choose_kinds(struct change *c)
 {
 	bool raw = (c->row.flags & INODE_NODATACOW) != 0;
-	uint64_t n = 0;
 
-	for (unsigned i = 0; i < c->n_segs; i++)
-		n += c->segs[i].old_blk != 0 ? c->segs[i].len_blk : 0;
-	if (!raw && n > DEFERRED_WRITE_MAX_BLK)
+	if (!overwrites_in_place(c))
 		return;
 	for (unsigned i = 0; i < c->n_segs; i++) {
 		struct seg *seg = &c->segs[i];

@@ -57,6 +57,7 @@ struct txn_mgr {
 	// Guarded by the store's lock:
 	struct freemap *freemap;
 	uint64_t changes_at_begin;
+	int64_t written_next_ino, written_inodes; // config as of the last close; -1: not known
 	// The leader's:
 	bool restart_wanted;       // atomic access under lock
 	pthread_mutex_t ckpt_lock; // one checkpoint at a time
@@ -99,6 +100,14 @@ struct closing {
 	struct room room;
 };
 
+static int write_if_changed(struct store *st, const char *key, int64_t value, int64_t *written)
+{
+	int err = value != *written ? store_config_set(st, key, value) : 0;
+
+	*written = value;
+	return err;
+}
+
 // CLOSING, the part under the store's lock. On success the next transaction is open unless c->restart.
 static int close_in_store(struct volume *vol, struct closing *c)
 {
@@ -124,9 +133,9 @@ static int close_in_store(struct volume *vol, struct closing *c)
 	if (err == 0)
 		err = store_config_set(st, "txn", (int64_t)c->id);
 	if (err == 0)
-		err = store_config_set(st, "next_ino", (int64_t)atomic_load(&vol->next_ino));
+		err = write_if_changed(st, "next_ino", (int64_t)atomic_load(&vol->next_ino), &m->written_next_ino);
 	if (err == 0)
-		err = store_config_set(st, "inodes", store_n_inodes(st));
+		err = write_if_changed(st, "inodes", store_n_inodes(st), &m->written_inodes);
 	if (err != 0) {
 		store_fail(st, err, "closing a transaction");
 		return err;
@@ -552,6 +561,7 @@ int txn_init(struct volume *vol, uint64_t last_id, unsigned commit_interval_ms)
 	pthread_cond_init(&m->durable_cv, NULL);
 	init_cond_monotonic(&m->thread_cv);
 	m->open_id = last_id + 1;
+	m->written_next_ino = m->written_inodes = -1;
 	m->closed_id = m->durable_id = last_id;
 	m->interval_ms = commit_interval_ms;
 	err = freemap_create(vol, &m->freemap);
