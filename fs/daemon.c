@@ -126,6 +126,8 @@ static enum mount_exit open_volume(struct daemon *d)
 		return fail(d, MOUNT_FAILED, rc);
 	log_allocator(d->vol);
 	rc = fs_create_context(d->vol, &fs_opts, &d->session.fs);
+	if (rc == 0)
+		rc = checker_create(d->session.fs, &d->session.checker);
 	if (rc != 0)
 		return fail(d, MOUNT_FAILED, rc);
 	if (d->vol->read_only && !o->read_only)
@@ -306,6 +308,7 @@ static int stop(struct daemon *d)
 		fuse_session_unmount(d->session.se); // does nothing if the kernel has let go of it already
 	if (d->session.se != NULL)
 		fuse_session_destroy(d->session.se);
+	checker_destroy(d->session.checker);
 	if (d->session.fs != NULL)
 		fs_destroy_context(d->session.fs);
 	if (d->vol != NULL) {

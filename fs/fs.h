@@ -121,7 +121,7 @@ int fs_removexattr(struct fs *fs, uint64_t ino, const char *name) ATTR_MUST_USE;
 int fs_get_flags(struct fs *fs, uint64_t ino, unsigned *flags) ATTR_MUST_USE;
 int fs_set_flags(struct fs *fs, uint64_t ino, unsigned flags) ATTR_MUST_USE;
 
-// ---- data (fs_read.c, fs_write.c, fs_alloc.c) ----
+// ---- data (fs_read.c, fs_write.c, fs_alloc.c, fs_verify.c) ----
 // Reads up to len bytes; *done is short only at the end of the file; buf may be written beyond it. Holes and unwritten ranges are zeros.
 // -EIO, logged, when a block cannot be read or its checksum does not fit; *done then says how many bytes before it are good.
 int fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off, size_t *done) ATTR_MUST_USE;
@@ -131,6 +131,19 @@ int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t 
 int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t len) ATTR_MUST_USE;
 int fs_lseek(struct fs *fs, uint64_t ino, uint64_t off, int whence, uint64_t *out) ATTR_MUST_USE; // SEEK_DATA, SEEK_HOLE; -ENXIO
 int fs_copy_range(struct fs *fs, uint64_t in, uint64_t in_off, uint64_t out, uint64_t out_off, size_t len, size_t *done) ATTR_MUST_USE;
+
+// Reads the next blocks of a file from its block *at_blk on, up to FS_VERIFY_BLK, from the device, and holds them against their checksums; moves
+// *at_blk behind them. 1: there may be more; 0: that was the end, or there is no such file any more. No reference is needed. damaged() is called
+// for each bad block, under the data lock; a negative errno of its ends the work. (fs_verify.c)
+#define FS_VERIFY_BLK 256u
+struct fs_verify {
+	void *buf; // FS_VERIFY_BLK blocks, the caller's
+	int (*damaged)(void *ctx, uint64_t ino, uint64_t off_blk);
+	void *ctx;
+	uint64_t read_blk; // out
+	bool skipped;      // out: the file has no checksums
+};
+int fs_verify(struct fs *fs, uint64_t ino, uint64_t *at_blk, struct fs_verify *v) ATTR_MUST_USE;
 
 // fsync and fdatasync of a file or directory: returns when its last change is durable.
 int fs_fsync(struct fs *fs, uint64_t ino) ATTR_MUST_USE;

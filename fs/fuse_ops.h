@@ -17,6 +17,7 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <stdbool.h>
 
+#include "fs/checker.h"
 #include "fs/fs.h"
 #include "fs/transport.h"
 
@@ -27,6 +28,7 @@ struct session {
 	struct transport *transport; // first member: rule R2 of transport.h
 	struct fuse_session *se;
 	struct fs *fs;
+	struct checker *checker;
 	bool writeback;              // wanted by the user
 	// Written while INIT is answered, read only after it:
 	bool no_open, no_opendir;    // the kernel opens by itself once it was told ENOSYS

@@ -11,6 +11,8 @@
 // an fsck that is killed can be run again. A repair may be followed by another problem that it brings to light (an extent is
 // removed, so its blocks are lost, so the space map is rebuilt); the order of the phases sees to it that one run ends clean.
 //
+// A mounted volume is checked by its daemon, on a snapshot of it (online.h): the same phases, in the mode that answers no to everything.
+//
 // Single-threaded; the store's lock and a transaction handle are held from fsck_begin() to fsck_end(). Errors: a negative
 // errno means that fsck cannot go on (exit 8), never that the volume is damaged.
 #ifndef HYBRIDFS_FSCK_FSCK_H
@@ -19,6 +21,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "block/bdev.h"
 #include "block/superblock.h"
@@ -47,6 +50,8 @@ struct fsck {
 	const char *device;
 	enum fsck_mode mode;
 	bool force, verbose, scrub;
+	bool online;          // the volume is a snapshot of a mounted one
+	FILE *out;            // what is found; NULL = standard output
 
 	// the volume
 	struct bdev *dev;
@@ -75,6 +80,7 @@ struct fsck {
 	uint64_t lost_found;   // its inode number, 0 = not needed so far
 	uint64_t n_inodes;     // for the summary
 	uint64_t used_blk;     // for the summary: of files
+	uint64_t summed_blk;   // of these, with checksums
 
 	// free space for repairs, when it is known what is free (phase 5)
 	bool has_space;
@@ -87,6 +93,8 @@ struct fsck {
 	unsigned changes;  // statements in it
 };
 
+static inline FILE *fsck_out(const struct fsck *f) { return f->out != NULL ? f->out : stdout; }
+
 static inline bool fsck_repairs(const struct fsck *f) { return f->vol != NULL && !f->vol->read_only; }
 
 // The user or a serious problem wants the end: phases return 0 at their next row.
@@ -96,6 +104,10 @@ static inline bool fsck_stopping(const struct fsck *f) { return f->give_up || *f
 int fsck_check(struct fsck *f) ATTR_MUST_USE;    // all phases
 bool fsck_looks_clean(struct fsck *f);           // what -p does to a volume without known errors
 void fsck_free(struct fsck *f);
+int fsck_read_last_txn(struct fsck *f) ATTR_MUST_USE;
+bool fsck_report_copies(struct fsck *f, const struct sb_scan *scan); // of the superblock; true if one is to be rewritten
+void fsck_print_summary(const struct fsck *f, bool quick);
+int fsck_exit_status(const struct fsck *f, int err); // enum fsck_exit, added up
 
 // ---- one phase each ----
 int phase_superblock(struct fsck *f) ATTR_MUST_USE; // before the volume is open

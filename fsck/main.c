@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fsck/control.h"
 #include "fsck/fsck.h"
+#include "fsck/mounted.h"
 #include "fsck/sql.h"
 #include "util/cmdline.h"
 #include "util/log.h"
@@ -22,6 +24,8 @@ static const struct cmdline_opt options[] = {
 	{ 'y', "yes", NULL, "answer yes to everything" },
 	{ 'f', "force", NULL, "check everything even with -p; repair over another filesystem" },
 	{ 's', "scrub", NULL, "check everything, then read all files and verify their checksums" },
+	{ 'o', "online", NULL, "check a mounted volume, given by its mount point; nothing is repaired" },
+	{ 'r', "rate", "MIB", "with --online --scrub: read at most so many MiB a second (default 50)" },
 	{ 'v', "verbose", NULL, "print more, and the identifier of each problem" },
 	{ 'C', "progress", "FD", "write progress to this descriptor; 0 draws a bar on the terminal" },
 	CMDLINE_VERSION,
@@ -31,7 +35,7 @@ static const struct cmdline_opt options[] = {
 
 static const struct cmdline cmdline = {
 	.prog = "fsck.hybridfs",
-	.operands = "DEVICE",
+	.operands = "DEVICE | --online MOUNTPOINT",
 	.about = "Check a HybridFS volume and repair it. Asks before each repair unless -n, -p or -y is given.",
 	.opts = options,
 	.notes = "Exit status, added up: 0 no errors, 1 errors corrected, 4 errors left, 8 operational error, 16 usage,\n"
@@ -58,6 +62,12 @@ static void catch_signals(void)
 
 // ---- options ----
 
+struct command { // what is not in struct fsck
+	bool chosen; // a mode
+	bool online;
+	uint32_t rate_mib;
+};
+
 static int choose_mode(struct fsck *f, bool *chosen, enum fsck_mode mode)
 {
 	if (*chosen && f->mode != mode) {
@@ -66,6 +76,19 @@ static int choose_mode(struct fsck *f, bool *chosen, enum fsck_mode mode)
 	}
 	*chosen = true;
 	f->mode = mode;
+	return 0;
+}
+
+static int choose_rate(struct command *cmd, const char *arg)
+{
+	char *end;
+	long rate = strtol(arg, &end, 10);
+
+	if (*arg == '\0' || *end != '\0' || rate < 1 || rate > (long)CONTROL_RATE_MAX_MIB) {
+		msg_error("--rate '%s': not a number of MiB a second", arg);
+		return -EINVAL;
+	}
+	cmd->rate_mib = (uint32_t)rate;
 	return 0;
 }
 
@@ -91,22 +114,27 @@ static int choose_progress(struct fsck *f, const char *arg)
 	return 0;
 }
 
-static int take_option(struct fsck *f, int letter, bool *chosen)
+static int take_option(struct fsck *f, int letter, struct command *cmd)
 {
 	switch (letter) {
 	case 'n':
-		return choose_mode(f, chosen, FSCK_NO);
+		return choose_mode(f, &cmd->chosen, FSCK_NO);
 	case 'p':
 	case 'a':
-		return choose_mode(f, chosen, FSCK_PREEN);
+		return choose_mode(f, &cmd->chosen, FSCK_PREEN);
 	case 'y':
-		return choose_mode(f, chosen, FSCK_YES);
+		return choose_mode(f, &cmd->chosen, FSCK_YES);
 	case 'f':
 		f->force = true;
 		return 0;
 	case 's':
 		f->scrub = true;
 		return 0;
+	case 'o':
+		cmd->online = true;
+		return 0;
+	case 'r':
+		return choose_rate(cmd, optarg);
 	case 'v':
 		f->verbose = true;
 		return 0;
@@ -118,9 +146,8 @@ static int take_option(struct fsck *f, int letter, bool *chosen)
 }
 
 // 0 = go on, 1 = done (help, version), negative errno.
-static int parse_options(struct fsck *f, int argc, char **argv)
+static int parse_options(struct fsck *f, int argc, char **argv, struct command *cmd)
 {
-	bool chosen = false;
 	int letter, err;
 
 	while ((letter = cmdline_next(&cmdline, argc, argv)) != -1) {
@@ -131,7 +158,7 @@ static int parse_options(struct fsck *f, int argc, char **argv)
 				cmdline_version(&cmdline);
 			return 1;
 		}
-		err = take_option(f, letter, &chosen);
+		err = take_option(f, letter, cmd);
 		if (err != 0)
 			return err;
 	}
@@ -140,6 +167,14 @@ static int parse_options(struct fsck *f, int argc, char **argv)
 		return -EINVAL;
 	}
 	f->device = argv[optind];
+	if (cmd->online && (f->force || (cmd->chosen && f->mode != FSCK_NO))) {
+		msg_error("--online repairs nothing: unmount the volume for -p, -y or -f");
+		return -EINVAL;
+	}
+	if (cmd->rate_mib != 0 && !(cmd->online && f->scrub)) {
+		msg_error("--rate is for --online --scrub");
+		return -EINVAL;
+	}
 	return 0;
 }
 
@@ -175,18 +210,6 @@ static int open_volume(struct fsck *f, bool *opened)
 	return err == 0 && *opened ? fsck_open(f) : err;
 }
 
-static int remember_last_txn(struct fsck *f)
-{
-	int64_t last = 0;
-	int err;
-
-	store_lock(f->vol->store);
-	err = store_config_get(f->vol->store, "txn", &last);
-	store_unlock(f->vol->store);
-	f->last_txn = err == 0 && last > 0 ? (uint64_t)last : 0;
-	return err == -ENOENT ? 0 : err;
-}
-
 // Problems that stay leave a mark: the next -p makes a full check again. A full check without leftovers takes it away.
 static int update_mark(struct fsck *f)
 {
@@ -213,7 +236,7 @@ static int update_mark(struct fsck *f)
 
 static int check_volume(struct fsck *f, bool *quick)
 {
-	int err = remember_last_txn(f);
+	int err = fsck_read_last_txn(f);
 
 	*quick = err == 0 && f->mode == FSCK_PREEN && !f->force && !f->scrub && f->n_left == 0 && fsck_looks_clean(f);
 	if (err != 0 || *quick)
@@ -242,29 +265,6 @@ static int close_volume(struct fsck *f, int err)
 	return close_err;
 }
 
-static uint64_t system_blks(const struct fsck *f)
-{
-	uint64_t sum = SB_COPIES * SB_BLKS;
-
-	for (int id = 0; id < SYSFILE_N; id++)
-		for (uint32_t i = 0; i < f->sb.sysfile[id].n_extents; i++)
-			sum += f->sb.sysfile[id].extents[i].len_blk;
-	return sum;
-}
-
-static void print_summary(const struct fsck *f, bool quick)
-{
-	printf("%s: %s%llu files, %llu/%llu blocks\n", f->device, quick ? "clean, " : "", (unsigned long long)f->n_inodes,
-	       (unsigned long long)(f->used_blk + system_blks(f)), (unsigned long long)f->sb.n_blks);
-	if (f->n_fixed > 0)
-		printf("%s: %llu problems repaired\n", f->device, (unsigned long long)f->n_fixed);
-	if (f->n_damaged > 0)
-		printf("%s: %llu files are damaged\n", f->device, (unsigned long long)f->n_damaged);
-	if (f->n_left > f->n_damaged)
-		printf("%s: %llu problems left: the volume needs to be repaired\n", f->device,
-		       (unsigned long long)(f->n_left - f->n_damaged));
-}
-
 static int run(struct fsck *f)
 {
 	bool opened = false, quick = false, complete;
@@ -279,30 +279,40 @@ static int run(struct fsck *f)
 	err = close_volume(f, err);
 	complete = err == 0 && opened && !fsck_stopping(f) && !f->db_damaged;
 	if (complete)
-		print_summary(f, quick);
+		fsck_print_summary(f, quick);
 	fsck_free(f);
 	bdev_close(f->dev);
 	return err;
 }
 
-static int exit_status(const struct fsck *f, int err)
+static int run_offline(struct fsck *f)
 {
-	int status = EXIT_CLEAN;
+	int err = run(f);
 
-	if (f->n_fixed > 0)
-		status |= EXIT_CORRECTED;
-	if (f->n_left > 0)
-		status |= EXIT_LEFT;
+	fflush(stdout);
 	if (err != 0)
-		status |= EXIT_OPERATIONAL;
-	if (*f->stop != 0)
-		status |= EXIT_CANCELLED;
-	return status;
+		msg_error("%s", f->why.text[0] != '\0' ? f->why.text : strerror(-err));
+	if (stop_wanted)
+		msg_warn("cancelled: repairs that were finished are on the device");
+	return fsck_exit_status(f, err);
+}
+
+static int run_online(struct fsck *f, uint32_t rate_mib)
+{
+	unsigned status = EXIT_CLEAN;
+	int err = mounted_check(f, rate_mib, &status);
+
+	if (f->why.text[0] != '\0')
+		msg_error("%s", f->why.text);
+	if (stop_wanted)
+		msg_warn("cancelled");
+	return (int)status | (err != 0 ? EXIT_OPERATIONAL : 0) | (stop_wanted ? EXIT_CANCELLED : 0);
 }
 
 int main(int argc, char **argv)
 {
 	struct fsck *f = calloc(1, sizeof(*f));
+	struct command cmd = { 0 };
 	int err, status;
 
 	msg_open(cmdline.prog, MSG_TO_STDERR, MSG_WARN);
@@ -312,26 +322,20 @@ int main(int argc, char **argv)
 	}
 	f->mode = FSCK_ASK;
 	f->stop = &stop_wanted;
-	err = parse_options(f, argc, argv);
+	err = parse_options(f, argc, argv, &cmd);
 	if (err != 0) {
 		if (err < 0)
 			cmdline_hint(&cmdline);
 		free(f);
 		return err == 1 ? EXIT_CLEAN : EXIT_USAGE;
 	}
-	if (f->mode == FSCK_ASK && (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))) {
+	if (!cmd.online && f->mode == FSCK_ASK && (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO))) {
 		msg_error("there is no terminal to ask on: use -n, -p or -y");
 		free(f);
 		return EXIT_OPERATIONAL;
 	}
 	catch_signals();
-	err = run(f);
-	fflush(stdout);
-	if (err != 0)
-		msg_error("%s", f->why.text[0] != '\0' ? f->why.text : strerror(-err));
-	if (stop_wanted)
-		msg_warn("cancelled: repairs that were finished are on the device");
-	status = exit_status(f, err);
+	status = cmd.online ? run_online(f, cmd.rate_mib) : run_offline(f);
 	free(f);
 	return status;
 }

@@ -42,20 +42,13 @@ static int check_overwritten(struct fsck *f, const struct sb_scan *scan)
 int phase_superblock(struct fsck *f)
 {
 	struct sb_scan scan;
-	bool rewrite = false;
 	int err = sb_read(f->dev, &f->sb, &scan, &f->why);
 
 	if (err == 0)
 		err = check_overwritten(f, &scan);
 	if (err != 0)
 		return err;
-	for (int i = 0; i < SB_COPIES; i++) {
-		if (scan.state[i] == SB_COPY_BAD || scan.state[i] == SB_COPY_UNREADABLE)
-			rewrite |= PROBLEM(f, FP_SB_COPY, .is = i + 1);
-		if (scan.state[i] == SB_COPY_STALE && f->mode != FSCK_NO)
-			rewrite = true;
-	}
-	if (!rewrite || f->give_up)
+	if (!fsck_report_copies(f, &scan) || f->give_up)
 		return 0;
 	err = sb_write(f->dev, &f->sb);
 	if (err != 0)

@@ -41,7 +41,7 @@ static int run_phase(struct fsck *f, size_t i)
 	progress_phase(f, (unsigned)i + 2, ARRAY_LEN(phases) + 1, phases[i].what);
 	if (f->verbose) {
 		progress_hide(f);
-		printf("%s: phase %zu: %s\n", f->device, i + 2, phases[i].what);
+		fprintf(fsck_out(f), "%s: phase %zu: %s\n", f->device, i + 2, phases[i].what);
 	}
 	err = fsck_begin(f);
 	if (err != 0)
@@ -109,6 +109,73 @@ void fsck_free(struct fsck *f)
 	shared_free(&f->shared);
 	f->n_deferred = f->lost_found = 0;
 	f->has_space = false;
+}
+
+int fsck_read_last_txn(struct fsck *f)
+{
+	int64_t last = 0;
+	int err;
+
+	store_lock(f->vol->store);
+	err = store_config_get(f->vol->store, "txn", &last);
+	store_unlock(f->vol->store);
+	f->last_txn = err == 0 && last > 0 ? (uint64_t)last : 0;
+	return err == -ENOENT ? 0 : err;
+}
+
+bool fsck_report_copies(struct fsck *f, const struct sb_scan *scan)
+{
+	bool rewrite = false;
+
+	for (int i = 0; i < SB_COPIES; i++) {
+		if (scan->state[i] == SB_COPY_BAD || scan->state[i] == SB_COPY_UNREADABLE)
+			rewrite |= PROBLEM(f, FP_SB_COPY, .is = i + 1);
+		if (scan->state[i] == SB_COPY_STALE && f->mode != FSCK_NO)
+			rewrite = true;
+	}
+	return rewrite;
+}
+
+// ---- what came out ----
+
+static uint64_t system_blks(const struct fsck *f)
+{
+	uint64_t sum = SB_COPIES * SB_BLKS;
+
+	for (int id = 0; id < SYSFILE_N; id++)
+		for (uint32_t i = 0; i < f->sb.sysfile[id].n_extents; i++)
+			sum += f->sb.sysfile[id].extents[i].len_blk;
+	return sum;
+}
+
+void fsck_print_summary(const struct fsck *f, bool quick)
+{
+	FILE *out = fsck_out(f);
+
+	fprintf(out, "%s: %s%llu files, %llu/%llu blocks\n", f->device, quick ? "clean, " : "", (unsigned long long)f->n_inodes,
+	        (unsigned long long)(f->used_blk + system_blks(f)), (unsigned long long)f->sb.n_blks);
+	if (f->n_fixed > 0)
+		fprintf(out, "%s: %llu problems repaired\n", f->device, (unsigned long long)f->n_fixed);
+	if (f->n_damaged > 0)
+		fprintf(out, "%s: %llu files are damaged\n", f->device, (unsigned long long)f->n_damaged);
+	if (f->n_left > f->n_damaged)
+		fprintf(out, "%s: %llu problems left: %s\n", f->device, (unsigned long long)(f->n_left - f->n_damaged),
+		        f->online ? "unmount the volume and run fsck.hybridfs" : "the volume needs to be repaired");
+}
+
+int fsck_exit_status(const struct fsck *f, int err)
+{
+	int status = EXIT_CLEAN;
+
+	if (f->n_fixed > 0)
+		status |= EXIT_CORRECTED;
+	if (f->n_left > 0)
+		status |= EXIT_LEFT;
+	if (err != 0)
+		status |= EXIT_OPERATIONAL;
+	if (*f->stop != 0)
+		status |= EXIT_CANCELLED;
+	return status;
 }
 
 // ---- the short look ----

@@ -175,10 +175,10 @@ static bool ask(struct fsck *f)
 	char line[64];
 
 	for (;;) {
-		fflush(stdout);
+		fflush(fsck_out(f));
 		if (fgets(line, sizeof(line), stdin) == NULL) {
 			f->mode = FSCK_NO;
-			printf("no\n");
+			fprintf(fsck_out(f), "no\n");
 			return false;
 		}
 		if (line[0] == 'y' || line[0] == 'Y' || line[0] == '\n')
@@ -189,7 +189,7 @@ static bool ask(struct fsck *f)
 			f->mode = FSCK_YES;
 			return true;
 		}
-		printf("  (y)es, (n)o or yes to (a)ll? ");
+		fprintf(fsck_out(f), "  (y)es, (n)o or yes to (a)ll? ");
 	}
 }
 
@@ -197,14 +197,14 @@ static bool decide(struct fsck *f, const struct problem *p, const char *repair)
 {
 	bool yes = false;
 
-	if ((p->flags & NO_REPAIR) != 0) {
-		printf("\n");
+	if ((p->flags & NO_REPAIR) != 0 || f->online) {
+		fprintf(fsck_out(f), "\n");
 		return false;
 	}
-	printf(". %s? ", repair);
+	fprintf(fsck_out(f), ". %s? ", repair);
 	switch (f->mode) {
 	case FSCK_ASK:
-		printf("[y/n/a] ");
+		fprintf(fsck_out(f), "[y/n/a] ");
 		return ask(f);
 	case FSCK_YES:
 		yes = true;
@@ -215,7 +215,7 @@ static bool decide(struct fsck *f, const struct problem *p, const char *repair)
 	case FSCK_NO:
 		break;
 	}
-	printf("%s\n", yes ? "yes" : "no");
+	fprintf(fsck_out(f), "%s\n", yes ? "yes" : "no");
 	return yes;
 }
 
@@ -224,11 +224,11 @@ void problem_note(struct fsck *f, const char *fmt, ...)
 	va_list args;
 
 	progress_hide(f);
-	printf("%s: ", f->device);
+	fprintf(fsck_out(f), "%s: ", f->device);
 	va_start(args, fmt);
-	vprintf(fmt, args);
+	vfprintf(fsck_out(f), fmt, args);
 	va_end(args);
-	printf("\n");
+	fprintf(fsck_out(f), "\n");
 }
 
 bool problem_found(struct fsck *f, enum problem_code code, const struct fact *fact)
@@ -240,16 +240,16 @@ bool problem_found(struct fsck *f, enum problem_code code, const struct fact *fa
 	expand(p->text, fact, text, sizeof(text));
 	expand(p->repair, fact, repair, sizeof(repair));
 	progress_hide(f);
-	printf("%s: %s", f->device, text);
+	fprintf(fsck_out(f), "%s: %s", f->device, text);
 	if (f->verbose)
-		printf(" [%s]", p->id);
+		fprintf(fsck_out(f), " [%s]", p->id);
 	yes = decide(f, p, repair);
 	if (yes)
 		f->n_fixed++;
 	else
 		f->n_left++;
 	if (!yes && f->mode == FSCK_PREEN && (p->flags & NO_REPAIR) == 0) {
-		printf("%s: this is not repaired automatically: run fsck.hybridfs without -p\n", f->device);
+		fprintf(fsck_out(f), "%s: this is not repaired automatically: run fsck.hybridfs without -p\n", f->device);
 		f->give_up = true;
 	}
 	return yes;

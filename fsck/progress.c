@@ -16,9 +16,9 @@ static void draw_bar(struct fsck *f, int percent)
 	memset(bar, '=', BAR_COLUMNS);
 	memset(bar + filled, ' ', (size_t)(BAR_COLUMNS - filled));
 	bar[BAR_COLUMNS] = '\0';
-	printf("\r%s: %u/%u %-12s |%s| %3d%%", f->device, f->progress.pass, f->progress.n_passes, f->progress.what, bar,
+	fprintf(fsck_out(f), "\r%s: %u/%u %-12s |%s| %3d%%", f->device, f->progress.pass, f->progress.n_passes, f->progress.what, bar,
 	       percent);
-	fflush(stdout);
+	fflush(fsck_out(f));
 	f->progress.bar_visible = true;
 }
 
@@ -29,6 +29,8 @@ static void show(struct fsck *f, uint64_t cur, int percent)
 	p->last_percent = percent;
 	if (p->kind == PROGRESS_BAR)
 		draw_bar(f, percent);
+	else if (p->kind == PROGRESS_CALL)
+		p->call(p->ctx, p, cur);
 	else // a reader that has gone must not end the check
 		(void)dprintf(p->fd, "%u %llu %llu %s\n", p->pass, (unsigned long long)cur, (unsigned long long)p->max, f->device);
 }
@@ -66,7 +68,7 @@ void progress_hide(struct fsck *f)
 {
 	if (!f->progress.bar_visible)
 		return;
-	printf("\r\033[K");
+	fprintf(fsck_out(f), "\r\033[K");
 	f->progress.bar_visible = false;
 	f->progress.last_percent = -1;
 }

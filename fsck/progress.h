@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // How far fsck is (-C): lines "pass current maximum device" for a program such as fsck(8) or systemd-fsckd to read from a
-// descriptor, or a bar on the terminal. At most one line a percent. Single-threaded.
+// descriptor, a bar on the terminal, or calls of a function. At most one line a percent. Single-threaded.
 #ifndef HYBRIDFS_FSCK_PROGRESS_H
 #define HYBRIDFS_FSCK_PROGRESS_H
 
@@ -9,11 +9,13 @@
 
 struct fsck;
 
-enum progress_kind { PROGRESS_OFF, PROGRESS_LINES, PROGRESS_BAR };
+enum progress_kind { PROGRESS_OFF, PROGRESS_LINES, PROGRESS_BAR, PROGRESS_CALL };
 
 struct progress {
 	enum progress_kind kind;
 	int fd;              // of PROGRESS_LINES
+	void (*call)(void *ctx, const struct progress *p, uint64_t cur); // of PROGRESS_CALL
+	void *ctx;
 	unsigned pass, n_passes;
 	const char *what;
 	uint64_t max;

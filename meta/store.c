@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "meta/dbpage.h"
 #include "meta/schema.h"
@@ -17,6 +18,8 @@
 #include "util/log.h"
 
 #define BUSY_TIMEOUT_MS 60000
+#define STEPS_PER_CALL 2000  // of SQLite's virtual machine: well below a millisecond
+#define REVOKE_AGAIN_NS 5000000L
 
 // ---- errors ----
 
@@ -41,6 +44,8 @@ int store_error(struct store *st, int rc, const char *what)
 		return -ENOMEM;
 	case SQLITE_READONLY:
 		return -EROFS;
+	case SQLITE_INTERRUPT:
+		return -EINTR;
 	case SQLITE_IOERR:
 		err = (rc == SQLITE_IOERR_NOMEM) ? -ENOMEM : dbvfs_last_errno(st->vfs);
 		err = err != 0 ? err : -EIO;
@@ -258,12 +263,109 @@ int store_config_set(struct store *st, const char *key, int64_t value)
 	return stmt_write(st, stmt, "write config", NULL);
 }
 
+// ---- snapshots ----
+
+bool store_is_revoked(const struct store *snapshot) { return atomic_load(&snapshot->revoked); }
+
+static int on_steps(void *arg)
+{
+	struct store *st = arg;
+
+	return store_is_revoked(st) || (st->on_steps != NULL && st->on_steps(st->on_steps_ctx));
+}
+
+void store_on_steps(struct store *st, bool (*fn)(void *ctx), void *ctx)
+{
+	store_assert_locked(st);
+	st->on_steps = fn;
+	st->on_steps_ctx = ctx;
+	sqlite3_progress_handler(st->db, STEPS_PER_CALL, on_steps, st);
+}
+
+static int snapshot_register(struct store *st)
+{
+	struct store *live = st->live;
+	int err = 0;
+
+	pthread_mutex_lock(&live->snap_lock);
+	if (live->snapshot != NULL)
+		err = -EBUSY;
+	else
+		live->snapshot = st;
+	pthread_mutex_unlock(&live->snap_lock);
+	return err;
+}
+
+static void snapshot_set_interruptible(struct store *st, bool yes)
+{
+	pthread_mutex_lock(&st->live->snap_lock);
+	if (st->live->snapshot == st)
+		st->live->snap_interruptible = yes;
+	pthread_mutex_unlock(&st->live->snap_lock);
+}
+
+// Many commits may have piled up in the log behind the snapshot. They are copied here, as far as they are now; otherwise the next commit
+// would do it, with everybody waiting. Errors are the device's, and the others' to notice.
+static void copy_backlog(struct store *st)
+{
+	if (st->db == NULL || st->live->read_only || dbvfs_wal_end_bytes(st->vfs) < st->log_max_bytes / 4)
+		return;
+	if (sqlite3_wal_checkpoint_v2(st->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL) != SQLITE_OK)
+		msg_debug("checkpoint behind a snapshot: %s", sqlite3_errmsg(st->db));
+}
+
+static void snapshot_unregister(struct store *st)
+{
+	struct store *live = st->live;
+
+	pthread_mutex_lock(&live->snap_lock);
+	if (live->snapshot == st) {
+		live->snapshot = NULL;
+		pthread_cond_broadcast(&live->snap_gone);
+	}
+	pthread_mutex_unlock(&live->snap_lock);
+}
+
+// The transaction begins with the first read: from there on everything is of one commit.
+static int snapshot_begin(struct store *st)
+{
+	snapshot_set_interruptible(st, true);
+	store_on_steps(st, NULL, NULL);
+	return store_begin(st);
+}
+
+// Interrupts again and again, because only what runs at that moment is interrupted; what begins later meets on_steps(). Waits only if the
+// log has no place left: the commits that wait for this checkpoint wait, too.
+static void revoke_long_snapshot(struct store *st)
+{
+	uint64_t log_bytes = dbvfs_wal_end_bytes(st->vfs), max;
+	struct timespec until;
+
+	pthread_mutex_lock(&st->snap_lock);
+	while (st->snapshot != NULL && log_bytes > (max = st->snapshot->log_max_bytes)) {
+		atomic_store(&st->snapshot->revoked, true);
+		if (st->snap_interruptible)
+			sqlite3_interrupt(st->snapshot->db);
+		if (log_bytes <= max + max / 8)
+			break;
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += REVOKE_AGAIN_NS;
+		if (until.tv_nsec >= 1000000000L) {
+			until.tv_nsec -= 1000000000L;
+			until.tv_sec++;
+		}
+		pthread_cond_timedwait(&st->snap_gone, &st->snap_lock, &until);
+	}
+	pthread_mutex_unlock(&st->snap_lock);
+}
+
 // ---- checkpoints ----
 
 int store_checkpoint(struct store *st)
 {
 	int in_log = 0, copied = 0, rc;
 
+	revoke_long_snapshot(st);
 	rc = sqlite3_wal_checkpoint_v2(st->ckpt_db, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &copied);
 	if (rc == SQLITE_BUSY)
 		return 1;
@@ -461,6 +563,16 @@ static int open_and_prepare(struct store *st, const struct store_config *cfg, st
 	return err != 0 ? err : -EIO;
 }
 
+// What a snapshot adds to being open.
+static int open_snapshot(struct store *st, const struct store_config *cfg, struct errmsg *why)
+{
+	int err = snapshot_register(st);
+
+	if (err == 0)
+		err = open_and_prepare(st, cfg, why);
+	return err == 0 ? snapshot_begin(st) : err;
+}
+
 static int read_constants(struct store *st)
 {
 	int64_t key = 0;
@@ -485,15 +597,19 @@ int store_open(const struct store_config *cfg, struct store **out, struct errmsg
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP); // held for microseconds
 	pthread_mutex_init(&st->lock, &attr);
 	pthread_mutexattr_destroy(&attr);
+	pthread_mutex_init(&st->snap_lock, NULL);
+	pthread_cond_init(&st->snap_gone, NULL);
 	st->vfs = cfg->vfs;
+	st->live = cfg->live;
+	st->log_max_bytes = cfg->log_max_bytes;
 	st->read_only = cfg->read_only;
 	st->on_failure = cfg->on_failure;
 	st->ctx = cfg->ctx;
 	store_lock(st);
-	err = open_and_prepare(st, cfg, why);
+	err = cfg->live != NULL ? open_snapshot(st, cfg, why) : open_and_prepare(st, cfg, why);
 	if (err == 0 && !cfg->create) {
 		err = read_constants(st);
-		if (err != 0)
+		if (err != 0 && err != -EINTR)
 			errmsg_set(why, "the database inside the volume lacks its settings; run fsck.hybridfs");
 	}
 	store_unlock(st);
@@ -509,14 +625,22 @@ void store_close(struct store *st)
 {
 	if (st == NULL)
 		return;
+	if (st->live != NULL)
+		snapshot_set_interruptible(st, false);
 	store_lock(st);
 	for (int i = 0; i < STMT_N; i++)
 		sqlite3_finalize(st->stmt[i]);
 	if (st->db != NULL && !sqlite3_get_autocommit(st->db))
 		sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL);
+	if (st->live != NULL) {
+		snapshot_unregister(st);
+		copy_backlog(st);
+	}
 	sqlite3_close(st->ckpt_db);
 	sqlite3_close(st->db);
 	store_unlock(st);
+	pthread_cond_destroy(&st->snap_gone);
+	pthread_mutex_destroy(&st->snap_lock);
 	pthread_mutex_destroy(&st->lock);
 	free(st);
 }

@@ -6,6 +6,7 @@
 //
 // Errors: every SQLite result is converted in store_error(): SQLITE_CORRUPT/NOTADB → -EUCLEAN, FULL → -ENOSPC, NOMEM → -ENOMEM,
 // IOERR → the device's errno or -EIO, READONLY → -EROFS, anything else → -EIO with a log line.
+// INTERRUPT → -EINTR, without one.
 // A failed *write* statement is fatal for the volume (half an operation stands in the transaction): the store rolls the
 // transaction back, answers every later write with -EROFS and tells its owner through on_failure (called once, lock held).
 #ifndef HYBRIDFS_META_STORE_H
@@ -27,12 +28,22 @@ struct store_config {
 	bool create;          // make the schema (mkfs)
 	bool read_only;       // no transaction is opened for writing; every write statement is -EROFS
 	size_t cache_bytes;   // SQLite's page cache
-	void (*on_failure)(void *ctx, int err, const char *what);
+	void (*on_failure)(void *ctx, int err, const char *what); // may be NULL
 	void *ctx;
+	// A snapshot: a store of its own, read-only, whose reads are all of one commit of this store, which goes on changing. -EBUSY: it has
+	// one. The log of `live` cannot start anew meanwhile, so when a checkpoint finds it longer than log_max_bytes, the snapshot is
+	// revoked: its reads fail with -EINTR from then on. If it is longer by another eighth, the checkpoint waits until the snapshot is closed;
+	// so whoever reads a snapshot waits for nothing that a commit of `live` could be needed for.
+	struct store *live;
+	uint64_t log_max_bytes;
 };
 
 int store_open(const struct store_config *cfg, struct store **out, struct errmsg *why) ATTR_MUST_USE;
 void store_close(struct store *st); // rolls back what is open
+
+bool store_is_revoked(const struct store *snapshot); // any thread; no lock
+// Calls fn after each few thousand steps of SQLite, on the thread that runs them; true interrupts what is running. Store lock held.
+void store_on_steps(struct store *st, bool (*fn)(void *ctx), void *ctx);
 
 void store_lock(struct store *st);
 void store_unlock(struct store *st);

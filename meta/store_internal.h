@@ -83,6 +83,18 @@ struct store {
 	atomic_uint_fast64_t large_bytes;
 	// Used by one checkpointing thread at a time.
 	sqlite3 *ckpt_db;
+
+	// A snapshot of this store.
+	pthread_mutex_t snap_lock; // the next three; a leaf
+	pthread_cond_t snap_gone;
+	struct store *snapshot;    // NULL = none
+	bool snap_interruptible;   // its connection is open
+	// This store is a snapshot:
+	struct store *live;
+	uint64_t log_max_bytes;
+	atomic_bool revoked;
+	bool (*on_steps)(void *ctx);
+	void *on_steps_ctx;
 };
 
 // The statement, ready to be bound. Reset it (stmt_done) when its columns have been read.

@@ -20,6 +20,7 @@
 #define COMMIT_INTERVAL_MS 5000
 #define CACHE_BYTES (32u << 20)
 #define FORMAT_CACHE_BYTES (1u << 20)
+#define SNAPSHOT_CACHE_BYTES (8u << 20)
 
 uint64_t volume_reserve_blk(uint64_t n_blks)
 {
@@ -50,7 +51,7 @@ static void volume_free(struct volume *vol)
 	if (vol->txn != NULL)
 		txn_halt(vol);
 	store_close(vol->store);
-	if (vol->vfs != NULL)
+	if (vol->vfs != NULL && vol->live == NULL)
 		dbvfs_destroy(vol->vfs);
 	alloc_destroy(vol->alloc);
 	deferred_destroy(vol->deferred);
@@ -273,6 +274,86 @@ int volume_close(struct volume *vol)
 	return err;
 }
 
+// ---- snapshots ----
+
+static uint64_t new_log_blk(uint64_t n_blks) { return min_u64(max_u64(n_blks / 64, 256), 16384); } // 1 to 64 MiB
+
+// How long the log may become beside a snapshot. The log's file never shrinks, and where space is short it may not grow at all: so three quarters
+// of it, or, where there is plenty of space, twice what mkfs gives.
+static uint64_t snapshot_log_max(struct volume *live)
+{
+	uint64_t max = sysfile_capacity_bytes(&live->files, SYSFILE_WAL) / 4 * 3, fresh_blk = new_log_blk(live->files.sb.n_blks);
+	struct volume_space space;
+
+	volume_get_space(live, &space);
+	return space.avail_blk >= 16 * fresh_blk ? max_u64(max, blk_to_bytes(2 * fresh_blk)) : max;
+}
+
+// What the system files own, copied before the database's moment is fixed: they never shrink, so none of these blocks can belong to a file then.
+// (Copied later, they may have grown into blocks that a file still owned at that moment.)
+static int copy_files(struct volume *live, struct volume *snap)
+{
+	struct superblock *sb = malloc(sizeof(*sb));
+	int err;
+
+	if (sb == NULL)
+		return -ENOMEM;
+	pthread_rwlock_rdlock(&live->files.map_lock);
+	*sb = live->files.sb;
+	pthread_rwlock_unlock(&live->files.map_lock);
+	err = sysfiles_init(&snap->files, live->dev, sb);
+	free(sb);
+	return err;
+}
+
+static int snapshot_inside(struct volume *live, struct volume *snap, struct errmsg *why)
+{
+	struct store_config cfg = {
+		.vfs = live->vfs,
+		.read_only = true,
+		.cache_bytes = SNAPSHOT_CACHE_BYTES,
+		.live = live->store,
+		.log_max_bytes = snapshot_log_max(live),
+	};
+	uint64_t last_id;
+	int err = store_open(&cfg, &snap->store, why);
+
+	if (err == 0)
+		err = csums_create(snap, &snap->csums);
+	if (err == 0)
+		err = deferred_create(snap, true, &snap->deferred);
+	return err == 0 ? read_numbers(snap, &last_id) : err;
+}
+
+int volume_snapshot_open(struct volume *live, struct volume **out, struct errmsg *why)
+{
+	struct volume *snap = calloc(1, sizeof(*snap));
+	int err = snap != NULL ? copy_files(live, snap) : -ENOMEM;
+
+	errmsg_set(why, "%s", "");
+	if (err != 0) {
+		free(snap);
+		return err;
+	}
+	snap->dev = live->dev;
+	snap->live = live;
+	snap->vfs = live->vfs;
+	snap->read_only = true;
+	err = snapshot_inside(live, snap, why);
+	if (err != 0)
+		volume_free(snap);
+	else
+		*out = snap;
+	return err;
+}
+
+bool volume_snapshot_would_last(struct volume *live)
+{
+	return dbvfs_wal_end_bytes(live->vfs) <= snapshot_log_max(live) / 3 * 2;
+}
+
+void volume_snapshot_close(struct volume *snapshot) { volume_free(snapshot); }
+
 void volume_note_damage(struct volume *vol)
 {
 	int none = DAMAGE_NONE;
@@ -306,7 +387,7 @@ static void lay_out(struct superblock *sb)
 {
 	uint64_t second = SB_OFF_SECOND / BLK_SIZE;
 	uint64_t wal_start = second + SB_BLKS;
-	uint64_t wal_blk = min_u64(max_u64(sb->n_blks / 64, 256), 16384);    // 1 to 64 MiB
+	uint64_t wal_blk = new_log_blk(sb->n_blks);
 	uint64_t more_blk = min_u64(sb->n_blks / 256, 4096);                 // up to 16 MiB
 
 	sb->sysfile[SYSFILE_DB].extents[0] = (struct run){ SB_BLKS, second - SB_BLKS };

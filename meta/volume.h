@@ -34,6 +34,7 @@ struct volume {
 	size_t alloc_bytes_max; // see volume_opts
 	struct txn_mgr *txn;   // NULL if read-only
 	bool read_only;
+	struct volume *live;   // of which this is a snapshot; NULL = a volume of its own. The VFS is that one's, then
 	bool recovered;        // the WAL held committed transactions at open
 	uint64_t ro_free_blk;  // free blocks, counted once, where there is no allocator
 	atomic_uint_fast64_t next_ino; // persisted at each commit
@@ -70,6 +71,18 @@ int volume_open(struct bdev *dev, const struct volume_opts *opts, struct volume 
 
 // Commits, empties the WAL into the database, frees everything. The first error, if any; the volume is gone in every case.
 int volume_close(struct volume *vol);
+
+// A snapshot: a read-only volume beside a mounted one, with all of its metadata as of one commit. (Blocks of files are what they are now: they
+// are freed and written anew by whoever uses `live`.) Its deferred writes are passive. One at a time: -EBUSY.
+//
+// As long as it is open the log of `live` cannot start anew. When the log has become too long for that (see snapshot_log_max()), commits of `live`
+// wait until it is closed, and all reads of it answer -EINTR: store_is_revoked() tells. So it is read without a pause, by one thread, which
+// waits for nothing that `live` does.
+//
+// Cost: opening is a few milliseconds, and no lock of `live` is held meanwhile, or later, but for copying. Close it before `live`.
+int volume_snapshot_open(struct volume *live, struct volume **out, struct errmsg *why) ATTR_MUST_USE;
+void volume_snapshot_close(struct volume *snapshot);
+bool volume_snapshot_would_last(struct volume *live); // whether the log has become short enough to begin; it does by itself
 
 // Frees memory without writing anything: what a crash leaves behind (tests), or after a failure.
 void volume_abandon(struct volume *vol);
