@@ -77,8 +77,10 @@ static int plan(struct verifier *vf, uint64_t *at_blk)
 	uint64_t taken = 0;
 	int r = inode_get(vf->fs->st, vf->ino, &row);
 
-	if (r != 0 || !S_ISREG(row.mode) || (row.flags & INODE_INLINE) != 0 || row.nlink == 0)
-		return r == -ENOENT ? 0 : r; // it has gone, is about to, or has become small
+	if (r != 0 || !S_ISREG(row.mode) || (row.flags & INODE_INLINE) != 0)
+		return r == -ENOENT ? 0 : r; // it has gone, or has become small
+	if (row.nlink == 0 && !inode_is_referenced(vf->fs, vf->ino))
+		return 0; // about to go
 	vf->v->skipped = (row.flags & INODE_NODATACOW) != 0;
 	if (vf->v->skipped || *at_blk >= FILE_MAX_BLK)
 		return 0;
