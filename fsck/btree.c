@@ -79,13 +79,14 @@ static uint32_t local_bytes(const struct page *p, uint64_t len)
 bool page_cell(const struct page *p, uint32_t i, struct cell *c)
 {
 	uint32_t at = be16_at(p->data + p->cells_at + 2 * i);
-	const uint8_t *b = p->data + at, *end = p->data + PAGE_USABLE;
+	const uint8_t *b, *end = p->data + PAGE_USABLE;
 	uint64_t rowid;
 	unsigned n;
 
 	*c = (struct cell){ .at = at };
 	if (at < p->cells_at + 2 * p->n_cells || at >= PAGE_USABLE)
 		return false;
+	b = p->data + at;
 	if (p->interior) {
 		if (end - b < 4)
 			return false;

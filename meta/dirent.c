@@ -146,8 +146,11 @@ int dirent_scan(struct store *st, uint64_t parent, uint64_t after, bool want_ino
 	sqlite3_bind_int64(stmt, 2, (int64_t)after);
 	while ((rc = stmt_row(st, stmt, "read directory")) == 1) {
 		rc = dirent_from_columns(stmt, parent, &row);
+		if (rc == 0 && row.cookie <= after)
+			rc = -EUCLEAN; // a damaged tree is out of order: who goes on from there never comes to an end
 		if (rc == 0 && want_inode)
 			rc = inode_from_columns(stmt, 4, &inode);
+		after = row.cookie;
 		if (rc == 0)
 			rc = fn(ctx, &row, want_inode ? &inode : NULL);
 		if (rc != 0)

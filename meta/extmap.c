@@ -78,7 +78,7 @@ static int at_or_before(struct volume *vol, uint64_t ino, uint64_t off_blk, stru
 	sqlite3_bind_int64(stmt, 1, (int64_t)ino);
 	sqlite3_bind_int64(stmt, 2, (int64_t)off_blk);
 	rc = stmt_row(vol->store, stmt, "read extent");
-	if (rc == 1 && from_columns(vol, ino, stmt, e) != 0)
+	if (rc == 1 && (from_columns(vol, ino, stmt, e) != 0 || e->off_blk > off_blk))
 		rc = -EUCLEAN;
 	stmt_done(stmt);
 	return rc;
@@ -95,6 +95,8 @@ static int after(struct volume *vol, uint64_t ino, uint64_t off_blk, uint64_t en
 	sqlite3_bind_int64(stmt, 2, (int64_t)off_blk);
 	while (n < max && (rc = stmt_row(vol->store, stmt, "read extents")) == 1) {
 		rc = from_columns(vol, ino, stmt, &out[n]);
+		if (rc == 0 && out[n].off_blk <= off_blk)
+			rc = -EUCLEAN; // in a damaged tree, or of another type than a number: nobody asked for this one
 		if (rc != 0 || out[n].off_blk >= end_blk)
 			break;
 		n++;
@@ -217,6 +219,8 @@ static int batch_backwards(struct volume *vol, uint64_t ino, uint64_t off_blk, u
 	sqlite3_bind_int64(stmt, 2, (int64_t)end_blk);
 	while (n < max && (rc = stmt_row(vol->store, stmt, "read extents")) == 1) {
 		rc = from_columns(vol, ino, stmt, &out[n]);
+		if (rc == 0 && out[n].off_blk >= (n > 0 ? out[n - 1].off_blk : end_blk))
+			rc = -EUCLEAN; // as in after()
 		if (rc != 0 || ext_end(&out[n]) <= off_blk)
 			break;
 		n++;
