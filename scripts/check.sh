@@ -118,7 +118,7 @@ choose_folders
 for wanted in ${stages:-plain asan tsan}; do
 	case $wanted in
 	plain) stage plain "$builds" . "" ;;
-	asan) stage asan "$builds-asan" . "" --enable-asan ;;
+	asan) stage asan "$builds-asan" . FUZZ_SECONDS=10 --enable-asan ;; # libFuzzer's programs are the same as before
 	tsan)
 		if tsan_works; then
 			stage tsan "$builds-tsan" tests/unit "TESTS=$threaded_tests" --enable-tsan

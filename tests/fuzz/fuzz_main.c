@@ -3,17 +3,20 @@
 //
 //     fuzz_TARGET [--runs N] [--seed N] FILE...
 //
-// The seed is printed first: with it and the same files, a run that has killed the process comes again.
+// The seed is printed first: with it and the same files, a run that has killed the process comes again. An input that
+// takes longer than TIMEOUT_S kills it, too.
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fuzz.h"
 #include "util/attr.h"
 
 #define INPUT_MAX 4096u
+#define TIMEOUT_S 30 // ten seconds of work on a machine that does other things, too
 
 struct input {
 	uint8_t *data;
@@ -35,7 +38,9 @@ static void run(const uint8_t *data, size_t size)
 
 	VERIFY(copy != NULL);
 	memcpy(copy, data, size);
+	alarm(TIMEOUT_S);
 	LLVMFuzzerTestOneInput(copy, size);
+	alarm(0);
 	free(copy);
 }
 
@@ -54,7 +59,8 @@ static int read_input(const char *path, struct input *in)
 	return 0;
 }
 
-// One small change: a byte set, a bit turned over, bytes taken out, or a piece of another input put in. Returns the new size.
+// One small change: a byte set, a bit turned over, bytes taken out, or a piece of another input put in. Returns the new
+// size.
 static size_t mutate(uint8_t *data, size_t size, const struct input *other, uint64_t *rng)
 {
 	size_t at = size > 0 ? next_random(rng) % size : 0, n;

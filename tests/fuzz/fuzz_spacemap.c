@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Fuzz target: the bytes are one row of a space map, read for metaslabs of several sizes.
 //
-// Held against each other: decoding entry by entry, replaying at once, and a reader of a few lines that keeps a byte for each block. All three
-// must accept or refuse the same rows. What was accepted is condensed and replayed again: the map is the same, and its condensed form too.
+// Held against each other: decoding entry by entry, replaying at once, and a reader of a few lines that keeps a byte
+// for each block. All three must accept or refuse the same rows. What was accepted is condensed and replayed again: the
+// map is the same, and its condensed form too.
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>

@@ -344,6 +344,44 @@ END_TEST
 
 // ---- orphans ----
 
+static void expect_system(struct volume *vol, uint64_t start_blk, uint64_t len_blk)
+{
+	ck_assert(sysfiles_overlap(&vol->files, start_blk, len_blk));
+	ck_assert(sysfiles_overlap(&vol->files, start_blk, 1)); // each end alone
+	ck_assert(sysfiles_overlap(&vol->files, start_blk + len_blk - 1, 1));
+	ck_assert(sysfiles_overlap(&vol->files, start_blk - (start_blk > 0), len_blk + 1));
+}
+
+START_TEST(system_blocks_belong_to_no_file)
+{
+	struct bdev *dev = vt_format(16 * MIB);
+	struct volume *vol = vt_open(dev);
+	struct run fixed[SB_COPIES];
+	struct extent ext;
+	char sql[96];
+
+	msg_open("test", MSG_TO_NOWHERE, MSG_ERROR);
+	sb_fixed_runs(vol->files.sb.n_blks, fixed);
+	for (int i = 0; i < SB_COPIES; i++)
+		expect_system(vol, fixed[i].start_blk, fixed[i].len_blk);
+	for (int id = 0; id < SYSFILE_N; id++)
+		for (uint32_t i = 0; i < vol->files.sb.sysfile[id].n_extents; i++)
+			expect_system(vol, vol->files.sb.sysfile[id].extents[i].start_blk, vol->files.sb.sysfile[id].extents[i].len_blk);
+	ck_assert(!sysfiles_overlap(&vol->files, fixed[SB_COPIES - 1].start_blk - 1, 1));
+
+	add_file(vol, 60);
+	begin(vol);
+	snprintf(sql, sizeof(sql), "INSERT INTO extent VALUES(60, 0, %llu, 2, 0)", (unsigned long long)fixed[SB_COPIES - 1].start_blk - 1);
+	ck_assert_int_eq(sqlite3_exec(store_db(vol->store), sql, NULL, NULL, NULL), SQLITE_OK);
+	ck_assert_int_eq(extmap_next(vol, 60, 0, &ext), -EUCLEAN); // its second block is a superblock's
+	ck_assert_int_eq(sqlite3_exec(store_db(vol->store), "UPDATE extent SET len = 1", NULL, NULL, NULL), SQLITE_OK);
+	ck_assert_int_eq(extmap_next(vol, 60, 0, &ext), 0);
+	end(vol);
+	volume_abandon(vol);
+	bdev_close(dev);
+}
+END_TEST
+
 START_TEST(orphan_of_many_extents_goes_in_pieces)
 {
 	struct bdev *dev = vt_format(64 * MIB);
@@ -389,6 +427,39 @@ START_TEST(orphan_of_many_extents_goes_in_pieces)
 	ck_assert_int_eq(txn_commit(vol), 0);
 	volume_get_space(vol, &after);
 	ck_assert_uint_eq(after.free_blk, before.free_blk);
+	ck_assert_int_eq(volume_close(vol), 0);
+	bdev_close(dev);
+}
+END_TEST
+
+// A single extent of written blocks may have any number of checksums: it goes in pieces, too.
+START_TEST(a_long_extent_goes_in_pieces)
+{
+	struct bdev *dev = vt_format(64ull << 30);
+	struct volume *vol = vt_open(dev);
+	uint64_t len = (9ull << 30) / BLK_SIZE, left = len, off = 0, removed;
+	struct runlist runs = { 0 };
+	struct alloc_req req = { .want_blk = len };
+	unsigned pieces = 0;
+	bool more;
+
+	add_file(vol, 60);
+	ck_assert_int_eq(alloc_get(vol->alloc, NULL, &req, &runs), 0);
+	begin(vol);
+	for (uint32_t i = 0; i < runs.n; off += runs.runs[i++].len_blk)
+		ck_assert_int_eq(extmap_insert(vol, 60, &(struct extent){ off, runs.runs[i].start_blk, runs.runs[i].len_blk, false }), 0);
+	end(vol);
+	do {
+		begin(vol);
+		ck_assert_int_eq(extmap_remove(vol, 60, 0, len, ORPHAN_PIECE_ROWS, &more, &removed), 0);
+		end(vol);
+		ck_assert_uint_le(removed, (4ull << 30) / BLK_SIZE);
+		left -= removed;
+		pieces++;
+	} while (more);
+	ck_assert_uint_eq(left, 0);
+	ck_assert_uint_eq(pieces, 3);
+	runlist_free(&runs);
 	ck_assert_int_eq(volume_close(vol), 0);
 	bdev_close(dev);
 }
@@ -474,7 +545,9 @@ int main(void)
 	tcase_add_test(tc, colliding_names);
 	tcase_add_test(tc, extents_against_a_model);
 	tcase_add_test(tc, damaged_extent_is_an_error);
+	tcase_add_test(tc, system_blocks_belong_to_no_file);
 	tcase_add_test(tc, orphan_of_many_extents_goes_in_pieces);
+	tcase_add_test(tc, a_long_extent_goes_in_pieces);
 	tcase_add_test(tc, foreign_schema_is_refused);
 	tcase_add_test(tc, read_only_open_writes_nothing);
 	tcase_add_test(tc, every_size_can_be_formatted);

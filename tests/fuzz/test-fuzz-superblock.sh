@@ -1,0 +1,7 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Superblocks under libFuzzer. FUZZ_SECONDS: how long (20).
+set -eu
+# shellcheck source=tests/fuzz/lib.sh
+. "$(dirname "$0")/lib.sh"
+fuzz_test superblock 512
