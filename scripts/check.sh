@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Runs every test: installs what is missing, builds and runs `make check` plain, then with ASan and UBSan, and the tests of
-# threads with TSan. The last line is "N passed, N failed"; skipped tests stand above it with their reasons.
+# Runs every test: installs what is missing, builds and runs `make check` plain, then with ASan and UBSan, and the tests
+# of threads with TSan. The last line is "N passed, N failed"; skipped tests stand above it with their reasons.
 # Exit status 0 when something passed and nothing failed.
 #
 #     scripts/check.sh                  everything
