@@ -4,6 +4,7 @@
 // its own).
 //
 // Below stands libc's allocator, or with AddressSanitizer the sanitizer's, by the names that both export for this.
+#include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
@@ -21,8 +22,17 @@ const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:dl_open_worker_begin\n"; }
 const char *__lsan_default_options(void);
 const char *__lsan_default_options(void) { return "print_suppressions=0"; }
+
+// The sanitizer asks where a new thread's stack is, and ends the process if it is not told.
+INJECT_EARLY static bool is_sanitizers(void *caller)
+{
+	Dl_info info;
+
+	return dladdr(caller, &info) != 0 && info.dli_sname != NULL && strcmp(info.dli_sname, "pthread_getattr_np") == 0;
+}
 #else
 #define BELOW(name) __libc_##name
+static bool is_sanitizers(ATTR_UNUSED void *caller) { return false; }
 #endif
 
 void *BELOW(malloc)(size_t size);
@@ -33,7 +43,7 @@ void BELOW(free)(void *ptr);
 
 INJECT_EARLY static bool is_out(void *caller)
 {
-	if (!inject_strike(FAULT_MEM, caller))
+	if (is_sanitizers(caller) || !inject_strike(FAULT_MEM, caller))
 		return false;
 	errno = ENOMEM;
 	return true;
