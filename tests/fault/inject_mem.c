@@ -3,8 +3,7 @@
 // the blocks that are allocated, too: the cheapest leak check there is (AddressSanitizer, whose strdup() does not come by here, brings
 // its own).
 //
-// Below stands libc's allocator, or with AddressSanitizer the sanitizer's, by the names that both export for this.
-#include <dlfcn.h>
+// Below stands libc's allocator, by the names that it exports for this.
 #include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
@@ -12,28 +11,18 @@
 
 #include "inject.h"
 
-#ifndef __SANITIZE_THREAD__ // which takes memory for itself in ways that cannot be told apart: no faults of this kind there
-
 #ifdef __SANITIZE_ADDRESS__
-#define BELOW(name) __interceptor_##name
-
 // What the loader keeps of a library, where LeakSanitizer does not look.
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:dl_open_worker_begin\n"; }
 const char *__lsan_default_options(void);
 const char *__lsan_default_options(void) { return "print_suppressions=0"; }
-
-// The sanitizer asks where a new thread's stack is, and ends the process if it is not told.
-INJECT_EARLY static bool is_sanitizers(void *caller)
-{
-	Dl_info info;
-
-	return dladdr(caller, &info) != 0 && info.dli_sname != NULL && strcmp(info.dli_sname, "pthread_getattr_np") == 0;
-}
-#else
-#define BELOW(name) __libc_##name
-static bool is_sanitizers(ATTR_UNUSED void *caller) { return false; }
 #endif
+
+// Sanitizers take memory for themselves in ways that cannot be told apart, and end the process when there is none: no faults of this kind there.
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+
+#define BELOW(name) __libc_##name
 
 void *BELOW(malloc)(size_t size);
 void *BELOW(calloc)(size_t n, size_t size);
@@ -43,7 +32,7 @@ void BELOW(free)(void *ptr);
 
 INJECT_EARLY static bool is_out(void *caller)
 {
-	if (is_sanitizers(caller) || !inject_strike(FAULT_MEM, caller))
+	if (!inject_strike(FAULT_MEM, caller))
 		return false;
 	errno = ENOMEM;
 	return true;

@@ -292,8 +292,8 @@ static bool print_counts(const struct driver *d)
 		all = all && failed[kind] == reached[kind];
 		runs += d->tally[kind].runs;
 	}
-#ifdef __SANITIZE_THREAD__
-	fprintf(d->out, "skipped: mem, since ThreadSanitizer brings its own memory\n");
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+	fprintf(d->out, "skipped: mem, since the sanitizer takes memory for itself\n");
 #endif
 	fprintf(d->out, "%llu runs, %llu wrong\n", (unsigned long long)runs, (unsigned long long)d->failures);
 	return all;
