@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Deferred writes. See deferred.h for the states and DW1–DW4.
 //
-// Every entry is in the table by its block and in the list of its state. While an entry is copied the store is not locked: it may be
-// overwritten or cancelled meanwhile, and then its buffer belongs to whoever copies (copying).
+// Every entry is in the table by its block and in the list of its state. Which transaction it is of needs no remembering: OPEN ones are of the
+// open one, and whenever the committer settles or copies, all that is CLOSED is durable. While an entry is copied the store is not
+// locked: it may be overwritten or cancelled meanwhile, and then its buffer belongs to whoever copies (copying).
 #include "meta/deferred.h"
 
 #include <errno.h>
@@ -26,7 +27,6 @@ struct deferred_blk {
 	struct key_node node;   // key: the block
 	TAILQ_ENTRY(deferred_blk) in_list;
 	uint8_t *data;          // NULL: the device has it
-	uint64_t txn;           // that has put or noted it last
 	enum state state;
 	bool on_device;         // noted: written before the transaction closed
 	bool has_row;           // as of the last close
@@ -117,14 +117,6 @@ void deferred_destroy(struct deferred *d)
 	free(d);
 }
 
-static void drop_data(struct deferred_blk *e)
-{
-	if (!e->copying)
-		free(e->data);
-	e->copying = false;
-	e->data = NULL;
-}
-
 // ---- rows ----
 
 static int set_row(struct deferred *d, struct deferred_blk *e)
@@ -200,7 +192,7 @@ struct deferred_blk *deferred_next(struct deferred_blk *e) { return (struct defe
 void *deferred_buf(struct deferred_blk *e) { return e->data; }
 
 // The list's first entry becomes the block's, in the open transaction.
-static struct deferred_blk *take(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk, bool on_device)
+static void take(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk, bool on_device)
 {
 	struct deferred *d = vol->deferred;
 	struct deferred_blk *e = *list, *old = keymap_find(&d->map, phys_blk);
@@ -212,10 +204,8 @@ static struct deferred_blk *take(struct volume *vol, struct deferred_blk **list,
 		remove_entry(d, old);
 	}
 	keymap_add(&d->map, phys_blk, &e->node);
-	e->txn = txn_open_id(vol);
 	e->on_device = on_device;
 	enter_list(d, e, OPEN);
-	return e;
 }
 
 void deferred_put(struct volume *vol, struct deferred_blk **list, uint64_t phys_blk)
@@ -378,8 +368,10 @@ int deferred_close(struct deferred *d)
 		err = cancel_one(d, e);
 	while (err == 0 && (e = TAILQ_FIRST(&d->lists[OPEN])) != NULL) {
 		err = set_row(d, e);
-		if (e->on_device)
-			drop_data(e);
+		if (e->on_device) {
+			free(e->data);
+			e->data = NULL;
+		}
 		move_to(d, e, CLOSED);
 	}
 	d->n_noted = 0;
@@ -387,8 +379,8 @@ int deferred_close(struct deferred *d)
 	return err;
 }
 
-// A flush that began after the last copy has succeeded, with the log of transaction `txn`.
-static void settle(struct deferred *d, uint64_t txn)
+// A flush that began after the last copy, and after the last close, has succeeded.
+static void settle(struct deferred *d)
 {
 	struct deferred_blk *e, *next;
 
@@ -396,7 +388,7 @@ static void settle(struct deferred *d, uint64_t txn)
 		move_to(d, e, SETTLED);
 	for (e = TAILQ_FIRST(&d->lists[CLOSED]); e != NULL; e = next) {
 		next = TAILQ_NEXT(e, in_list);
-		if (e->on_device && e->txn <= txn)
+		if (e->on_device)
 			move_to(d, e, SETTLED);
 	}
 }
@@ -413,7 +405,7 @@ static int by_place(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static unsigned begin_copies(struct deferred *d, uint64_t txn, struct copy *copies)
+static unsigned begin_copies(struct deferred *d, struct copy *copies)
 {
 	struct deferred_blk *e;
 	unsigned n = 0;
@@ -421,8 +413,6 @@ static unsigned begin_copies(struct deferred *d, uint64_t txn, struct copy *copi
 	TAILQ_FOREACH(e, &d->lists[CLOSED], in_list) {
 		if (n == COPY_BATCH)
 			break;
-		if (e->txn > txn || e->copying)
-			continue;
 		e->copying = true;
 		copies[n++] = (struct copy){ e->node.key, e->data };
 	}
@@ -464,15 +454,15 @@ static void end_copies(struct deferred *d, const struct copy *copies, unsigned n
 
 bool deferred_wants_copy(struct deferred *d) { return atomic_load(&d->n_closed) > 0; }
 
-int deferred_durable(struct deferred *d, uint64_t txn)
+int deferred_durable(struct deferred *d)
 {
 	store_lock(d->vol->store);
-	settle(d, txn);
+	settle(d);
 	store_unlock(d->vol->store);
-	return atomic_load(&d->n_closed) >= DEFERRED_COPY_BLK ? deferred_copy(d, txn) : 0;
+	return atomic_load(&d->n_closed) >= DEFERRED_COPY_BLK ? deferred_copy(d) : 0;
 }
 
-int deferred_copy(struct deferred *d, uint64_t txn)
+int deferred_copy(struct deferred *d)
 {
 	struct store *st = d->vol->store;
 	struct copy copies[COPY_BATCH];
@@ -480,7 +470,7 @@ int deferred_copy(struct deferred *d, uint64_t txn)
 	int err = 0;
 
 	store_lock(st);
-	while (err == 0 && (n = begin_copies(d, txn, copies)) > 0) {
+	while (err == 0 && (n = begin_copies(d, copies)) > 0) {
 		store_unlock(st);
 		qsort(copies, n, sizeof(copies[0]), by_place);
 		err = write_copies(d, copies, n);
@@ -533,7 +523,7 @@ int deferred_recover(struct volume *vol)
 		rc = bdev_flush(vol->dev);
 	}
 	if (rc == 0)
-		settle(d, 0);
+		settle(d);
 	store_unlock(vol->store);
 	return rc;
 }

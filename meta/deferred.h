@@ -75,10 +75,11 @@ unsigned deferred_open_blk(struct deferred *d);                // put or noted i
 bool deferred_is_empty(const struct deferred *d);              // no row is left
 int deferred_close(struct deferred *d) ATTR_MUST_USE;          // rows of OPEN entries in, rows of SETTLED ones out
 
-// Transaction `txn` is durable: a flush has succeeded. What was COPIED is SETTLED, and what of CLOSED(txn) was on the device; the rest of
-// CLOSED(txn) is copied if it has become much. The committer calls it; takes the store's lock, writes without it. An error is the device's.
-int deferred_durable(struct deferred *d, uint64_t txn) ATTR_MUST_USE;
-int deferred_copy(struct deferred *d, uint64_t txn) ATTR_MUST_USE; // all of it, now; same rules
+// For the committer, after a flush that has made everything durable that was closed, while nobody closes: what was COPIED is SETTLED, and
+// what of CLOSED was on the device; the rest of CLOSED is copied if it has become much. Takes the store's lock, writes without it. An error is
+// the device's: then the volume has to stop.
+int deferred_durable(struct deferred *d) ATTR_MUST_USE;
+int deferred_copy(struct deferred *d) ATTR_MUST_USE; // all of CLOSED, now; same rules
 bool deferred_wants_copy(struct deferred *d); // something is CLOSED; any lock
 
 // The store has failed and rolled back: from now on the rows tell, as of the last commit. NULL is allowed.

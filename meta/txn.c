@@ -275,7 +275,7 @@ static int commit_one(struct volume *vol)
 		err = flush_txn(vol, &c);
 	if (err == 0) {
 		dbvfs_wal_done(vol->vfs, c.seg); // after a failure it goes on serving reads
-		err = deferred_durable(vol->deferred, c.id);
+		err = deferred_durable(vol->deferred);
 	}
 	if (c.restart) {
 		if (err == 0) {
@@ -301,7 +301,7 @@ static int commit_one(struct volume *vol)
 // Deferred writes go to their places. The caller is the leader.
 static int copy_deferred(struct volume *vol)
 {
-	int err = deferred_copy(vol->deferred, txn_durable_id(vol));
+	int err = deferred_copy(vol->deferred);
 
 	if (err != 0)
 		txn_failed(vol, err, "writing deferred blocks to their places");
@@ -616,7 +616,7 @@ static int empty_deferred(struct volume *vol)
 	if (err == 0)
 		err = bdev_flush(vol->dev);
 	if (err == 0)
-		err = deferred_durable(vol->deferred, txn_durable_id(vol));
+		err = deferred_durable(vol->deferred);
 	vol->txn->emptying = true;
 	return err != 0 ? err : txn_commit(vol);
 }

@@ -15,7 +15,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 . "$top/scripts/build.sh"
 
 timeout=${CHECK_TIMEOUT:-3000}
-threaded_tests='check_alloc_threads check_alloc_trim check_dbvfs check_deferred check_duty check_engine check_fs_life check_trimmer check_txn check_wal_log'
+threaded_tests='check_alloc_threads check_alloc_trim check_dbvfs_errors check_deferred check_duty check_engine check_fs_life check_trimmer check_txn check_wal_log'
 passed=0
 failed=0
 skipped=0

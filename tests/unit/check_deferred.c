@@ -152,11 +152,11 @@ START_TEST(in_place_only_when_durable)
 	ft_expect(&t, ino, old, MIB);
 	ck_assert_int_eq(bdev_read(t.dev, on_device, BLK_SIZE, (ext.phys_blk + 5) * BLK_SIZE), 0);
 	ck_assert_int_ne(memcmp(on_device, new, BLK_SIZE), 0);
-	ck_assert_int_eq(deferred_copy(t.vol->deferred, txn_durable_id(t.vol)), 0); // nothing yet
+	ck_assert_int_eq(deferred_copy(t.vol->deferred), 0); // nothing yet
 	ck_assert_int_eq(bdev_read(t.dev, on_device, BLK_SIZE, (ext.phys_blk + 5) * BLK_SIZE), 0);
 	ck_assert_int_ne(memcmp(on_device, new, BLK_SIZE), 0);
 	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
-	ck_assert_int_eq(deferred_copy(t.vol->deferred, txn_durable_id(t.vol)), 0);
+	ck_assert_int_eq(deferred_copy(t.vol->deferred), 0);
 	ck_assert_int_eq(bdev_read(t.dev, on_device, BLK_SIZE, (ext.phys_blk + 5) * BLK_SIZE), 0);
 	ck_assert_int_eq(memcmp(on_device, new, BLK_SIZE), 0);
 	ft_expect(&t, ino, old, MIB);
@@ -308,7 +308,7 @@ START_TEST(every_crash_is_before_or_after)
 	ft_write(&t, ino, new + 100000, 60000, 100000);
 	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
 	synced = testdev_log_len(t.dev);
-	ck_assert_int_eq(deferred_copy(t.vol->deferred, txn_durable_id(t.vol)), 0);
+	ck_assert_int_eq(deferred_copy(t.vol->deferred), 0);
 	for (unsigned i = 0; i < 3; i++) {
 		ft_create(&t, ROOT_INO, i == 0 ? "x" : i == 1 ? "y" : "z");
 		ck_assert_int_eq(fs_sync(t.fs), 0);
@@ -366,7 +366,7 @@ START_TEST(pending_rows_are_seen_and_finished)
 	memset(buf + 8 * BLK_SIZE, 0x77, 3 * BLK_SIZE);
 	ft_write(&t, ino, buf + 8 * BLK_SIZE, 3 * BLK_SIZE, 8 * BLK_SIZE);
 	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
-	ck_assert_int_eq(deferred_copy(t.vol->deferred, txn_durable_id(t.vol)), 0);
+	ck_assert_int_eq(deferred_copy(t.vol->deferred), 0);
 	testdev_record(t.dev, false);
 	for (from = testdev_log_len(t.dev); testdev_log_at(t.dev, from - 1)->op != TESTDEV_FLUSH; from--)
 		;
@@ -442,7 +442,7 @@ static void begin_beside(void (*act)(struct beside *b), int err)
 	ft_write(&t, beside.ino, beside.want + 8 * BLK_SIZE, 4 * BLK_SIZE, 8 * BLK_SIZE);
 	ck_assert_int_eq(fs_fsync(t.fs, beside.ino), 0);
 	t.dev->ops = &beside.ops;
-	ck_assert_int_eq(deferred_copy(t.vol->deferred, txn_durable_id(t.vol)), err);
+	ck_assert_int_eq(deferred_copy(t.vol->deferred), err);
 	ck_assert_ptr_eq(t.dev->ops, beside.real);
 	ft_expect(&t, beside.ino, beside.want, MIB);
 }

@@ -18,20 +18,6 @@
 
 #define DEV_BYTES (32ull << 20)
 
-static void make_superblock(struct bdev *dev, uint64_t db_blk, uint64_t wal_blk, struct superblock *sb)
-{
-	*sb = (struct superblock){ .version = SB_FORMAT_VERSION };
-	ck_assert_int_eq(sb_geometry(dev->size_bytes, sb, NULL), 0);
-	// Two pieces each, in an order and at places that a wrong mapping would notice.
-	sb->sysfile[SYSFILE_DB].n_extents = 2;
-	sb->sysfile[SYSFILE_DB].extents[0] = (struct run){ 3000, 3 };
-	sb->sysfile[SYSFILE_DB].extents[1] = (struct run){ 600, db_blk - 3 };
-	sb->sysfile[SYSFILE_WAL].n_extents = 2;
-	sb->sysfile[SYSFILE_WAL].extents[0] = (struct run){ 4000, 2 };
-	sb->sysfile[SYSFILE_WAL].extents[1] = (struct run){ 4100, wal_blk - 2 };
-	ck_assert_int_eq(sb_write(dev, sb), 0);
-}
-
 // ---- system files ----
 
 struct marked {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// For tests: an allocator over a volume on which nothing lies but the system files and the superblocks.
+// For tests: a superblock that names two system files, and an allocator over a volume on which nothing else lies.
 #ifndef HYBRIDFS_TESTS_SYSFILE_ALLOC_H
 #define HYBRIDFS_TESTS_SYSFILE_ALLOC_H
 
@@ -7,7 +7,22 @@
 #include <stdlib.h>
 
 #include "alloc/alloc.h"
+#include "block/superblock.h"
 #include "meta/sysfile.h"
+
+static inline void make_superblock(struct bdev *dev, uint64_t db_blk, uint64_t wal_blk, struct superblock *sb)
+{
+	*sb = (struct superblock){ .version = SB_FORMAT_VERSION };
+	ck_assert_int_eq(sb_geometry(dev->size_bytes, sb, NULL), 0);
+	// Two pieces each, in an order and at places that a wrong mapping would notice.
+	sb->sysfile[SYSFILE_DB].n_extents = 2;
+	sb->sysfile[SYSFILE_DB].extents[0] = (struct run){ 3000, 3 };
+	sb->sysfile[SYSFILE_DB].extents[1] = (struct run){ 600, db_blk - 3 };
+	sb->sysfile[SYSFILE_WAL].n_extents = 2;
+	sb->sysfile[SYSFILE_WAL].extents[0] = (struct run){ 4000, 2 };
+	sb->sysfile[SYSFILE_WAL].extents[1] = (struct run){ 4100, wal_blk - 2 };
+	ck_assert_int_eq(sb_write(dev, sb), 0);
+}
 
 struct sysfile_alloc_source { // outlives the allocator
 	struct alloc_source ops;
