@@ -9,6 +9,7 @@
 #include "fsck/fsck.h"
 #include "fsck/sql.h"
 #include "meta/rows.h"
+#include "util/array.h"
 #include "util/blk.h"
 
 #define RANGES_MAX (1u << 20)
@@ -30,7 +31,7 @@ struct report {
 
 int damage_add(struct damage_list *list, uint64_t ino, uint64_t off_blk, uint64_t len_blk)
 {
-	struct damage *last = list->n > 0 ? &list->v[list->n - 1] : NULL;
+	struct damage *more, *last = list->n > 0 ? &list->v[list->n - 1] : NULL;
 
 	list->n_blk += len_blk;
 	if (last != NULL && last->ino == ino && last->off_blk + last->len_blk == off_blk) {
@@ -39,15 +40,10 @@ int damage_add(struct damage_list *list, uint64_t ino, uint64_t off_blk, uint64_
 	}
 	if (list->n == RANGES_MAX)
 		return 0;
-	if (list->n == list->cap) {
-		size_t cap = list->cap == 0 ? 64 : list->cap * 2;
-		struct damage *bigger = reallocarray(list->v, cap, sizeof(*bigger));
-
-		if (bigger == NULL)
-			return -ENOMEM;
-		list->v = bigger;
-		list->cap = cap;
-	}
+	more = array_more(list->v, list->n, &list->cap, sizeof(*more));
+	if (more == NULL)
+		return -ENOMEM;
+	list->v = more;
 	list->v[list->n++] = (struct damage){ ino, off_blk, len_blk };
 	return 0;
 }
@@ -86,15 +82,11 @@ static bool is_hit(const struct report *r, uint64_t ino)
 
 static int add_name(struct report *r, const struct name *name)
 {
-	if (r->n_names == r->cap_names) {
-		size_t cap = r->cap_names == 0 ? 64 : r->cap_names * 2;
-		struct name *bigger = reallocarray(r->names, cap, sizeof(*bigger));
+	struct name *more = array_more(r->names, r->n_names, &r->cap_names, sizeof(*more));
 
-		if (bigger == NULL)
-			return -ENOMEM;
-		r->names = bigger;
-		r->cap_names = cap;
-	}
+	if (more == NULL)
+		return -ENOMEM;
+	r->names = more;
 	r->names[r->n_names++] = *name;
 	return 0;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "fsck/dbpages.h"
+#include "util/array.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -68,15 +69,11 @@ struct pending { // frames since the last commit
 
 static int pending_add(struct pending *p, uint32_t page)
 {
-	if (p->n == p->cap) {
-		size_t cap = p->cap == 0 ? 1024 : p->cap * 2;
-		uint32_t *bigger = reallocarray(p->page, cap, sizeof(*bigger));
+	uint32_t *more = array_more(p->page, p->n, &p->cap, sizeof(*more));
 
-		if (bigger == NULL)
-			return -ENOMEM;
-		p->page = bigger;
-		p->cap = cap;
-	}
+	if (more == NULL)
+		return -ENOMEM;
+	p->page = more;
 	p->page[p->n++] = page;
 	return 0;
 }

@@ -4,34 +4,30 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define FIRST_CAP 1024
-
-static int grow(void **v, size_t *cap, size_t elem_bytes)
-{
-	size_t more = *cap == 0 ? FIRST_CAP : *cap * 2;
-	void *bigger = reallocarray(*v, more, elem_bytes);
-
-	if (bigger == NULL)
-		return -ENOMEM;
-	*v = bigger;
-	*cap = more;
-	return 0;
-}
+#include "util/array.h"
 
 int inotab_add(struct inotab *tab, const struct ino_info *info)
 {
+	struct ino_info *more;
+
 	ASSERT(tab->n == 0 || tab->v[tab->n - 1].ino < info->ino);
-	if (tab->n == tab->cap && grow((void **)&tab->v, &tab->cap, sizeof(tab->v[0])) != 0)
+	more = array_more(tab->v, tab->n, &tab->cap, sizeof(*more));
+	if (more == NULL)
 		return -ENOMEM;
+	tab->v = more;
 	tab->v[tab->n++] = *info;
 	return 0;
 }
 
 int dirtab_add(struct dirtab *tab, const struct dir_info *info)
 {
+	struct dir_info *more;
+
 	ASSERT(tab->n == 0 || tab->v[tab->n - 1].ino < info->ino);
-	if (tab->n == tab->cap && grow((void **)&tab->v, &tab->cap, sizeof(tab->v[0])) != 0)
+	more = array_more(tab->v, tab->n, &tab->cap, sizeof(*more));
+	if (more == NULL)
 		return -ENOMEM;
+	tab->v = more;
 	tab->v[tab->n++] = *info;
 	return 0;
 }

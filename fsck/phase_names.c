@@ -14,6 +14,7 @@
 #include "fsck/fsck.h"
 #include "fsck/sql.h"
 #include "meta/rows.h"
+#include "util/array.h"
 #include "util/attr.h"
 
 // Something to do with an entry when the walk is over.
@@ -56,15 +57,11 @@ struct names {
 
 static int later_add(struct later_list *list, const struct later *item)
 {
-	if (list->n == list->cap) {
-		size_t cap = list->cap == 0 ? 64 : list->cap * 2;
-		struct later *bigger = reallocarray(list->v, cap, sizeof(*bigger));
+	struct later *more = array_more(list->v, list->n, &list->cap, sizeof(*more));
 
-		if (bigger == NULL)
-			return -ENOMEM;
-		list->v = bigger;
-		list->cap = cap;
-	}
+	if (more == NULL)
+		return -ENOMEM;
+	list->v = more;
 	list->v[list->n++] = *item;
 	return 0;
 }

@@ -16,6 +16,7 @@
 #include "fsck/sql.h"
 #include "meta/csum.h"
 #include "meta/rows.h"
+#include "util/array.h"
 
 #define BATCH_EXTENTS (1u << 20)
 #define GAP_BLK 16u        // what reading on costs less than beginning anew
@@ -39,15 +40,11 @@ struct scrubber {
 
 static int add_piece(struct pieces *list, const struct piece *p)
 {
-	if (list->n == list->cap) {
-		size_t cap = list->cap == 0 ? 1024 : list->cap * 2;
-		struct piece *bigger = reallocarray(list->v, cap, sizeof(*bigger));
+	struct piece *more = array_more(list->v, list->n, &list->cap, sizeof(*more));
 
-		if (bigger == NULL)
-			return -ENOMEM;
-		list->v = bigger;
-		list->cap = cap;
-	}
+	if (more == NULL)
+		return -ENOMEM;
+	list->v = more;
 	list->v[list->n++] = *p;
 	return 0;
 }

@@ -14,20 +14,17 @@
 #include "fsck/sql.h"
 #include "meta/csum.h"
 #include "meta/volume.h"
+#include "util/array.h"
 
 #define STEP_BLK 1024u
 
 int shared_add(struct shared_list *list, const struct shared_run *item)
 {
-	if (list->n == list->cap) {
-		size_t cap = list->cap == 0 ? 64 : list->cap * 2;
-		struct shared_run *bigger = reallocarray(list->v, cap, sizeof(*bigger));
+	struct shared_run *more = array_more(list->v, list->n, &list->cap, sizeof(*more));
 
-		if (bigger == NULL)
-			return -ENOMEM;
-		list->v = bigger;
-		list->cap = cap;
-	}
+	if (more == NULL)
+		return -ENOMEM;
+	list->v = more;
 	list->v[list->n++] = *item;
 	return 0;
 }
