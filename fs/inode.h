@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Inodes in memory: what the database cannot know about a file in use, and nothing else. Attributes are not here: they are
-// read from and written to their rows each time, so there is no cache that could be wrong.
+// Inodes in memory: what the database cannot know about a file in use, and nothing else. Attributes are not here: they are in their
+// rows (meta/rows.h), which may be remembered below, so nothing here could be wrong about them.
 //
 // Life: an object exists as long as the kernel holds references (nlookup) or an operation is at work on it (pins). It is found by
 // number in a hash table of shards. When the last of both goes, the object goes; if the inode has lost its last name by

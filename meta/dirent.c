@@ -9,6 +9,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "meta/inode_cache.h"
 #include "meta/rows.h"
 #include "meta/rows_internal.h"
 #include "meta/store_internal.h"
@@ -66,41 +67,37 @@ int dirent_find(struct store *st, uint64_t parent, const char *name, size_t len,
 	return rc;
 }
 
-// The first free cookie for a hash.
-static int probe(struct store *st, uint64_t parent, uint64_t h, uint64_t *cookie)
+// The first free cookie for the name, or -EEXIST.
+static int probe(struct store *st, uint64_t parent, const char *name, size_t len, uint64_t *cookie)
 {
 	sqlite3_stmt *stmt = store_stmt(st, STMT_DIRENT_PROBE);
-	uint64_t want = h;
+	uint64_t h = dirent_hash(st->hash_key, name, len), place = h;
 	int rc;
 
 	sqlite3_bind_int64(stmt, 1, (int64_t)parent);
 	sqlite3_bind_int64(stmt, 2, (int64_t)h);
 	sqlite3_bind_int64(stmt, 3, (int64_t)(h + DIRENT_PROBES));
 	while ((rc = stmt_row(st, stmt, "find a place for a name")) == 1) {
-		if ((uint64_t)sqlite3_column_int64(stmt, 0) != want)
+		if (sqlite3_column_bytes(stmt, 1) == (int)len && memcmp(sqlite3_column_blob(stmt, 1), name, len) == 0) {
+			rc = -EEXIST;
 			break;
-		want++;
+		}
+		place += (uint64_t)sqlite3_column_int64(stmt, 0) == place;
 	}
 	stmt_done(stmt);
-	if (rc < 0)
-		return rc;
-	if (want >= h + DIRENT_PROBES)
-		return -ENOSPC;
-	*cookie = want;
-	return 0;
+	if (rc == 0 && place >= h + DIRENT_PROBES)
+		rc = -ENOSPC;
+	*cookie = place;
+	return rc;
 }
 
 int dirent_insert(struct store *st, uint64_t parent, const char *name, size_t len, uint64_t ino, uint8_t type)
 {
 	sqlite3_stmt *stmt = store_stmt(st, STMT_DIRENT_INSERT);
-	struct dirent_row old;
 	uint64_t cookie;
 	int err;
 
-	err = dirent_find(st, parent, name, len, &old);
-	if (err != -ENOENT)
-		return err == 0 ? -EEXIST : err;
-	err = probe(st, parent, dirent_hash(st->hash_key, name, len), &cookie);
+	err = probe(st, parent, name, len, &cookie);
 	if (err != 0)
 		return err;
 	sqlite3_bind_int64(stmt, 1, (int64_t)parent);
@@ -148,9 +145,12 @@ int dirent_scan(struct store *st, uint64_t parent, uint64_t after, bool want_ino
 		rc = dirent_from_columns(stmt, parent, &row);
 		if (rc == 0 && row.cookie <= after)
 			rc = -EUCLEAN; // a damaged tree is out of order: who goes on from there never comes to an end
-		if (rc == 0 && want_inode)
-			rc = inode_from_columns(stmt, 4, &inode);
 		after = row.cookie;
+		if (rc == 0 && want_inode && !inode_cache_get(st->inodes, row.ino, &inode)) {
+			if (sqlite3_column_type(stmt, 4) == SQLITE_NULL)
+				continue; // a name without an inode is for fsck
+			rc = inode_from_columns(stmt, 4, &inode);
+		}
 		if (rc == 0)
 			rc = fn(ctx, &row, want_inode ? &inode : NULL);
 		if (rc != 0)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "meta/inode_cache.h"
 #include "meta/rows_internal.h"
 #include "meta/store_internal.h"
 #include "util/blk.h"
@@ -69,6 +70,9 @@ int inode_get(struct store *st, uint64_t ino, struct inode_row *row)
 	sqlite3_stmt *stmt = store_stmt(st, STMT_INODE_GET);
 	int rc;
 
+	store_assert_locked(st);
+	if (inode_cache_get(st->inodes, ino, row))
+		return 0;
 	sqlite3_bind_int64(stmt, 1, (int64_t)ino);
 	rc = stmt_row(st, stmt, "read inode");
 	if (rc == 1)
@@ -76,6 +80,8 @@ int inode_get(struct store *st, uint64_t ino, struct inode_row *row)
 	else if (rc == 0)
 		rc = -ENOENT;
 	stmt_done(stmt);
+	if (rc == 0)
+		inode_cache_remember(st->inodes, row);
 	return rc;
 }
 
@@ -97,19 +103,16 @@ static void bind_inode(sqlite3_stmt *stmt, const struct inode_row *row)
 	sqlite3_bind_int64(stmt, 13, row->ctime_ns);
 }
 
-int inode_insert(struct store *st, const struct inode_row *row)
+int inode_row_insert(struct store *st, const struct inode_row *row)
 {
 	sqlite3_stmt *stmt = store_stmt(st, STMT_INODE_INSERT);
-	int err;
 
 	bind_inode(stmt, row);
 	sqlite3_bind_int64(stmt, 14, row->btime_ns);
-	err = stmt_write(st, stmt, "add inode", NULL);
-	st->n_inodes += err == 0;
-	return err;
+	return stmt_write(st, stmt, "add inode", NULL);
 }
 
-int inode_update(struct store *st, const struct inode_row *row)
+int inode_row_update(struct store *st, const struct inode_row *row)
 {
 	sqlite3_stmt *stmt = store_stmt(st, STMT_INODE_UPDATE);
 
@@ -117,13 +120,34 @@ int inode_update(struct store *st, const struct inode_row *row)
 	return stmt_write(st, stmt, "change inode", NULL);
 }
 
+int inode_insert(struct store *st, const struct inode_row *row)
+{
+	int err = store_may_write(st);
+
+	if (err == 0 && !inode_cache_insert(st->inodes, row, &err))
+		err = inode_row_insert(st, row);
+	st->n_inodes += err == 0;
+	return err;
+}
+
+int inode_update(struct store *st, const struct inode_row *row)
+{
+	int err = store_may_write(st);
+
+	if (err == 0 && !inode_cache_update(st->inodes, row, &err))
+		err = inode_row_update(st, row);
+	return err;
+}
+
 int inode_delete(struct store *st, uint64_t ino)
 {
 	sqlite3_stmt *stmt = store_stmt(st, STMT_INODE_DELETE);
-	int err, changed = 0;
+	int err = store_may_write(st), changed = 1;
 
-	sqlite3_bind_int64(stmt, 1, (int64_t)ino);
-	err = stmt_write(st, stmt, "delete inode", &changed);
+	if (err == 0 && !inode_cache_delete(st->inodes, ino)) {
+		sqlite3_bind_int64(stmt, 1, (int64_t)ino);
+		err = stmt_write(st, stmt, "delete inode", &changed);
+	}
 	st->n_inodes -= err == 0 ? changed : 0;
 	return err;
 }

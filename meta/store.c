@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "meta/dbpage.h"
+#include "meta/inode_cache.h"
 #include "meta/schema.h"
 #include "meta/store_internal.h"
 #include "util/log.h"
@@ -66,6 +67,7 @@ void store_fail(struct store *st, int err, const char *what)
 	st->failed = true;
 	if (!sqlite3_get_autocommit(st->db))
 		sqlite3_exec(st->db, "ROLLBACK", NULL, NULL, NULL);
+	inode_cache_drop(st->inodes);
 	if (st->on_failure != NULL)
 		st->on_failure(st->ctx, err, what);
 }
@@ -100,6 +102,8 @@ void store_assert_locked(struct store *st)
 sqlite3 *store_db(struct store *st)
 {
 	store_assert_locked(st);
+	if (inode_cache_flush(st->inodes) != 0)
+		msg_debug("rows could not be written: the store has failed");
 	return st->db;
 }
 
@@ -129,15 +133,20 @@ int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what)
 	return read_failed(st, rc, what);
 }
 
+// After a failure SQLite may have rolled back by itself: in autocommit mode a write would commit on its own.
+int store_may_write(struct store *st)
+{
+	store_assert_locked(st);
+	return st->failed || st->read_only || sqlite3_get_autocommit(st->db) ? -EROFS : 0;
+}
+
 int stmt_write(struct store *st, sqlite3_stmt *stmt, const char *what, int *changed)
 {
-	int rc, err;
+	int rc, err = store_may_write(st);
 
-	store_assert_locked(st);
-	// After a failure SQLite may have rolled back by itself: in autocommit mode a write would commit on its own.
-	if (st->failed || st->read_only || sqlite3_get_autocommit(st->db)) {
+	if (err != 0) {
 		sqlite3_reset(stmt);
-		return -EROFS;
+		return err;
 	}
 	rc = sqlite3_step(stmt);
 	err = store_error(st, rc, what);
@@ -189,10 +198,15 @@ int store_commit(struct store *st)
 int store_rollback(struct store *st)
 {
 	st->in_txn = false;
+	inode_cache_drop(st->inodes);
 	if (sqlite3_get_autocommit(st->db))
 		return 0;
 	return run_bracket(st, STMT_ROLLBACK, "rollback");
 }
+
+bool store_rows_are_written(struct store *st) { return inode_cache_is_clean(st->inodes); }
+
+int store_write_rows(struct store *st) { return inode_cache_write(st->inodes); }
 
 uint64_t store_changes(struct store *st)
 {
@@ -606,7 +620,9 @@ int store_open(const struct store_config *cfg, struct store **out, struct errmsg
 	st->on_failure = cfg->on_failure;
 	st->ctx = cfg->ctx;
 	store_lock(st);
-	err = cfg->live != NULL ? open_snapshot(st, cfg, why) : open_and_prepare(st, cfg, why);
+	err = cfg->cache_inodes ? inode_cache_create(st, &st->inodes) : 0;
+	if (err == 0)
+		err = cfg->live != NULL ? open_snapshot(st, cfg, why) : open_and_prepare(st, cfg, why);
 	if (err == 0 && !cfg->create) {
 		err = read_constants(st);
 		if (err != 0 && err != -EINTR)
@@ -638,6 +654,7 @@ void store_close(struct store *st)
 	}
 	sqlite3_close(st->ckpt_db);
 	sqlite3_close(st->db);
+	inode_cache_destroy(st->inodes);
 	store_unlock(st);
 	pthread_cond_destroy(&st->snap_gone);
 	pthread_mutex_destroy(&st->snap_lock);

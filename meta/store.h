@@ -27,6 +27,7 @@ struct store_config {
 	struct dbvfs *vfs;
 	bool create;          // make the schema (mkfs)
 	bool read_only;       // no transaction is opened for writing; every write statement is -EROFS
+	bool cache_inodes;    // remember rows of inode (inode_cache.h)
 	size_t cache_bytes;   // SQLite's page cache
 	void (*on_failure)(void *ctx, int err, const char *what); // may be NULL
 	void *ctx;
@@ -49,7 +50,12 @@ void store_lock(struct store *st);
 void store_unlock(struct store *st);
 void store_assert_locked(struct store *st);
 
-sqlite3 *store_db(struct store *st); // for fsck and tests: the raw connection, lock held
+// For fsck and tests: the raw connection, to be asked for before each use (what is remembered of rows is written and forgotten). Lock held.
+sqlite3 *store_db(struct store *st);
+
+// For txn.c only: rows that are remembered reach the table before the transaction is committed.
+bool store_rows_are_written(struct store *st);
+int store_write_rows(struct store *st) ATTR_MUST_USE;
 
 // Transaction brackets, for txn.c only.
 int store_begin(struct store *st) ATTR_MUST_USE;

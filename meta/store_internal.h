@@ -73,6 +73,7 @@ struct store {
 	sqlite3 *db;
 	sqlite3_stmt *stmt[STMT_N];
 	struct dbvfs *vfs;
+	struct inode_cache *inodes; // NULL = rows are not remembered
 	bool read_only, failed;
 	bool in_txn;       // between store_begin() and its end
 	int64_t n_inodes;  // rows of inode; stored as config's "inodes" at each commit
@@ -99,6 +100,9 @@ struct store {
 
 // The statement, ready to be bound. Reset it (stmt_done) when its columns have been read.
 static inline sqlite3_stmt *store_stmt(struct store *st, enum stmt_id id) { return st->stmt[id]; }
+
+// Whether a statement may change rows now: 0 or -EROFS.
+int store_may_write(struct store *st) ATTR_MUST_USE;
 
 // Runs to the next row: 1 = a row, 0 = no more, negative errno.
 int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what) ATTR_MUST_USE;

@@ -26,13 +26,13 @@ const char *const store_sql[STMT_N] = {
 
 	[STMT_DIRENT_FIND] = "SELECT cookie, ino, type, name FROM dirent WHERE parent = ?1 AND cookie >= ?2 AND cookie < ?3"
 	                     " AND name = ?4",
-	[STMT_DIRENT_PROBE] = "SELECT cookie FROM dirent WHERE parent = ?1 AND cookie >= ?2 AND cookie < ?3 ORDER BY cookie",
+	[STMT_DIRENT_PROBE] = "SELECT cookie, name FROM dirent WHERE parent = ?1 AND cookie >= ?2 AND cookie < ?3 ORDER BY cookie",
 	[STMT_DIRENT_INSERT] = "INSERT INTO dirent(parent, cookie, ino, type, name) VALUES(?1, ?2, ?3, ?4, ?5)",
 	[STMT_DIRENT_DELETE] = "DELETE FROM dirent WHERE parent = ?1 AND cookie = ?2",
 	[STMT_DIRENT_REPOINT] = "UPDATE dirent SET ino = ?3, type = ?4 WHERE parent = ?1 AND cookie = ?2",
 	[STMT_DIRENT_SCAN] = "SELECT cookie, ino, type, name FROM dirent WHERE parent = ?1 AND cookie > ?2 ORDER BY cookie",
 	[STMT_DIRENT_SCAN_PLUS] = "SELECT d.cookie, d.ino, d.type, d.name, " INODE_COLUMNS
-	                          " FROM dirent d CROSS JOIN inode i ON i.ino = d.ino"
+	                          " FROM dirent d LEFT JOIN inode i ON i.ino = d.ino"
 	                          " WHERE d.parent = ?1 AND d.cookie > ?2 ORDER BY d.cookie",
 	[STMT_DIRENT_ANY] = "SELECT 1 FROM dirent WHERE parent = ?1 LIMIT 1",
 

@@ -118,7 +118,7 @@ static int close_in_store(struct volume *vol, struct closing *c)
 	if (!atomic_compare_exchange_strong(&vol->damage, &damage, DAMAGE_MARKED))
 		damage = DAMAGE_NONE; // or marked already
 	c->changed = store_changes(st) != m->changes_at_begin || !freemap_is_clean(m->freemap) ||
-	             !csums_is_clean(vol->csums) || deferred_open_blk(vol->deferred) > 0 ||
+	             !store_rows_are_written(st) || !csums_is_clean(vol->csums) || deferred_open_blk(vol->deferred) > 0 ||
 	             (m->emptying && !deferred_is_empty(vol->deferred)) || damage != DAMAGE_NONE;
 	if (!c->changed)
 		return 0;
@@ -130,6 +130,8 @@ static int close_in_store(struct volume *vol, struct closing *c)
 		err = csums_write(vol->csums);
 	if (err == 0)
 		err = deferred_close(vol->deferred);
+	if (err == 0)
+		err = store_write_rows(st);
 	if (err == 0)
 		err = store_config_set(st, "txn", (int64_t)c->id);
 	if (err == 0)

@@ -166,6 +166,7 @@ static int open_store(struct volume *vol, const struct volume_opts *opts, struct
 	struct store_config cfg = {
 		.vfs = vol->vfs,
 		.read_only = vol->read_only,
+		.cache_inodes = !vol->read_only && (opts->flags & VOLUME_NO_ALLOC) == 0,
 		.cache_bytes = opts->cache_bytes != 0 ? opts->cache_bytes : CACHE_BYTES,
 		.on_failure = store_failed,
 		.ctx = vol,
