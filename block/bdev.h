@@ -56,6 +56,8 @@ int bdev_write(struct bdev *dev, const void *buf, size_t len_bytes, uint64_t off
 int bdev_writev(struct bdev *dev, const struct iovec *iov, int n_iov, uint64_t off_bytes) ATTR_MUST_USE;
 int bdev_flush(struct bdev *dev) ATTR_MUST_USE;
 int bdev_discard(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes) ATTR_MUST_USE; // -EOPNOTSUPP if it cannot
+// From now on as after a failure, but nothing has failed and nothing is logged: for whoever wants no more to be written.
+static inline void bdev_stop(struct bdev *dev) { atomic_store(&dev->failed, true); }
 static inline bool bdev_failed(struct bdev *dev) { return atomic_load(&dev->failed); }
 void bdev_close(struct bdev *dev); // does not flush; NULL is allowed
 

@@ -149,8 +149,9 @@ int change_load(struct change *c, struct fs *fs, struct inode *in, uint64_t off_
 	c->convert = false;
 	c->n_segs = c->n_edges = 0;
 	c->put = c->note = NULL;
-	if (fs->vol->read_only || atomic_load(&fs->vol->failed) != 0)
-		return -EROFS;
+	r = fs->vol->read_only ? -EROFS : volume_refusal(fs->vol);
+	if (r != 0)
+		return r;
 	store_lock(fs->st);
 	r = inode_get(fs->st, in->ino, &c->row);
 	if (r == 0)

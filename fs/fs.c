@@ -112,6 +112,23 @@ bool fs_reclaim(struct fs *fs)
 	return txn_commit(fs->vol) == 0;
 }
 
+int fs_for_each_referenced(struct fs *fs, void (*fn)(void *ctx, uint64_t ino), void *ctx)
+{
+	int r = 0;
+
+	fn(ctx, ROOT_INO);
+	for (unsigned shard = 0; r == 0 && shard < INODE_SHARDS; shard++) {
+		uint64_t *inos;
+		size_t n;
+
+		r = inode_list_referenced(fs, shard, &inos, &n);
+		for (size_t i = 0; r == 0 && i < n; i++)
+			fn(ctx, inos[i]);
+		free(inos);
+	}
+	return r;
+}
+
 // ---- durability ----
 
 int fs_fsync(struct fs *fs, uint64_t ino)
@@ -119,6 +136,8 @@ int fs_fsync(struct fs *fs, uint64_t ino)
 	struct inode *in;
 	uint64_t txn;
 
+	if (volume_is_shut_down(fs->vol))
+		return -EIO;
 	if (fs->vol->read_only)
 		return 0;
 	in = inode_pin_existing(fs, ino);
@@ -131,6 +150,8 @@ int fs_fsync(struct fs *fs, uint64_t ino)
 
 int fs_sync(struct fs *fs)
 {
+	if (volume_is_shut_down(fs->vol))
+		return -EIO;
 	return fs->vol->read_only ? 0 : txn_commit(fs->vol);
 }
 

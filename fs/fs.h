@@ -68,6 +68,8 @@ struct fs_cred {
 // Names are bytes, 1 … 255 (longer: -ENAMETOOLONG), not "." or ".." except in lookup, which answers both ("..": a directory's parent).
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_entry *out) ATTR_MUST_USE;
 void fs_forget(struct fs *fs, uint64_t ino, uint64_t n);
+// Calls fn for each inode that is referenced, with no lock held; the root always is. -ENOMEM.
+int fs_for_each_referenced(struct fs *fs, void (*fn)(void *ctx, uint64_t ino), void *ctx) ATTR_MUST_USE;
 int fs_mknod(struct fs *fs, uint64_t parent, const char *name, mode_t mode, dev_t rdev, const struct fs_cred *cred,
              struct fs_entry *out) ATTR_MUST_USE; // regular files too
 int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, mode_t mode, const struct fs_cred *cred,

@@ -2,9 +2,7 @@
 // FUSE operations on the contents of files.
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "fs/fuse_ops.h"
@@ -124,53 +122,4 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_off, struct fuse
 		reply_status(req, rc);
 	else
 		fuse_reply_write(req, done);
-}
-
-// Those of fsck/control.h.
-static void control_ioctl(fuse_req_t req, unsigned cmd, const void *in, size_t in_size, size_t out_size)
-{
-	union checker_answer *answer = malloc(sizeof(*answer));
-	size_t size = 0;
-	int rc = -ENOMEM;
-
-	if (answer != NULL)
-		rc = checker_ioctl(session_of(req)->checker, fuse_req_ctx(req)->uid, cmd, in, in_size, answer, &size);
-	if (rc == 0 && size > out_size)
-		rc = -EINVAL;
-	if (rc != 0)
-		reply_status(req, rc);
-	else
-		fuse_reply_ioctl(req, 0, answer, size);
-	free(answer);
-}
-
-// Programs that try one expect ENOTTY, not ENOSYS. The kernel asks for flags with an int, whatever the number says, and for the
-// attributes that XFS has before it sets flags: there are none.
-void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags, const void *in,
-              size_t in_size, size_t out_size)
-{
-	struct fsxattr none = { 0 };
-	unsigned value = 0;
-	int rc = -ENOTTY;
-
-	(void)arg;
-	(void)fi;
-	(void)flags;
-	if (ino == FUSE_ROOT_ID && _IOC_TYPE(cmd) == _IOC_TYPE(CONTROL_IOC_START)) {
-		control_ioctl(req, cmd, in, in_size, out_size);
-		return;
-	}
-	if (cmd == (unsigned)FS_IOC_GETFLAGS && out_size >= sizeof(value)) {
-		rc = fs_get_flags(fs_of(req), ino, &value);
-	} else if (cmd == (unsigned)FS_IOC_SETFLAGS && in_size >= sizeof(value)) {
-		memcpy(&value, in, sizeof(value));
-		rc = fs_set_flags(fs_of(req), ino, value);
-	} else if (cmd == (unsigned)FS_IOC_FSGETXATTR && out_size >= sizeof(none)) {
-		fuse_reply_ioctl(req, 0, &none, sizeof(none));
-		return;
-	}
-	if (rc != 0)
-		reply_status(req, rc);
-	else
-		fuse_reply_ioctl(req, 0, &value, cmd == (unsigned)FS_IOC_GETFLAGS ? sizeof(value) : 0);
 }

@@ -2,7 +2,7 @@
 // The FUSE operations: each parses its request, calls one function of fs.h, and replies exactly once.
 //
 // Split by what they are about: fuse_ops.c (INIT, the table, what all share), fuse_dir.c (names and directories),
-// fuse_attr.c (attributes, extended attributes, statfs), fuse_data.c (contents).
+// fuse_attr.c (attributes, extended attributes, statfs), fuse_data.c (contents), fuse_ioctl.c.
 //
 // Lock: none. Any number of operations run at once, each on its transport thread; the kernel already serialises what must be.
 // Errors: fs.h answers negative errnos; the sign is flipped in the reply_* functions and nowhere else.
@@ -91,6 +91,8 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
 void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_off, struct fuse_file_info *in_fi, fuse_ino_t out, off_t out_off,
                         struct fuse_file_info *out_fi, size_t len, int flags);
+
+// ---- fuse_ioctl.c ----
 void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags, const void *in,
               size_t in_size, size_t out_size);
 

@@ -391,6 +391,24 @@ unsigned inode_idle_writers(struct fs *fs, int64_t before_s, uint64_t *inos, uns
 	return n;
 }
 
+int inode_list_referenced(struct fs *fs, unsigned shard_no, uint64_t **inos, size_t *n)
+{
+	struct inode_shard *shard = &fs->inodes.shards[shard_no];
+	int r = 0;
+
+	*n = 0;
+	pthread_mutex_lock(&shard->lock);
+	*inos = calloc(max_u64(shard->n, 1), sizeof(**inos));
+	if (*inos == NULL)
+		r = -ENOMEM;
+	for (uint32_t i = 0; r == 0 && i < shard->n_chains; i++)
+		for (const struct inode *in = shard->chains[i]; in != NULL; in = in->next)
+			if (in->nlookup > 0)
+				(*inos)[(*n)++] = in->ino;
+	pthread_mutex_unlock(&shard->lock);
+	return r;
+}
+
 void wstate_add_fresh(struct inode_wstate *ws, uint64_t txn, uint64_t start_blk, uint64_t len_blk)
 {
 	struct run *last;

@@ -78,6 +78,8 @@ void inode_unpin(struct fs *fs, struct inode *in);
 int inode_ref(struct fs *fs, uint64_t ino, uint64_t parent) ATTR_MUST_USE;
 void inode_unref(struct fs *fs, uint64_t ino, uint64_t n);
 bool inode_is_referenced(struct fs *fs, uint64_t ino);
+// The numbers of all inodes of a shard that the kernel refers to now; the caller frees *inos.
+int inode_list_referenced(struct fs *fs, unsigned shard, uint64_t **inos, size_t *n) ATTR_MUST_USE;
 
 // Transaction `txn` changes the inode; called before the handle is given back.
 void inode_touch(struct fs *fs, uint64_t ino, uint64_t txn);

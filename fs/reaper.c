@@ -101,7 +101,7 @@ static enum reap_result reap_locked(struct fs *fs, struct inode *in)
 	else if (r == 0 || r == -ENOENT)
 		r = orphan_finish(fs->vol, in->ino);
 	fs_note_result(fs, r);
-	if (r != 0 && r != -EROFS)
+	if (r != 0 && volume_refusal(fs->vol) == 0)
 		msg_error("inode %llu: cannot finish deleting (%s); left for the next mount", (unsigned long long)in->ino,
 		          strerrordesc_np(-r));
 	return REAPED;
@@ -300,7 +300,7 @@ static void finish_all(struct fs *fs)
 			r = orphan_finish(fs->vol, ino);
 	}
 	fs_note_result(fs, r);
-	if (r != 0 && r != -EROFS)
+	if (r != 0 && volume_refusal(fs->vol) == 0)
 		msg_error("cannot finish deleting inode %llu (%s); left for the next mount", (unsigned long long)ino,
 		          strerrordesc_np(-r));
 }

@@ -78,6 +78,13 @@ bool store_has_failed(struct store *st)
 	return st->failed;
 }
 
+void store_shut(struct store *st)
+{
+	store_assert_locked(st);
+	st->shut = true;
+	inode_cache_drop(st->inodes); // what is read from now on is read by a statement
+}
+
 // ---- the lock ----
 
 void store_lock(struct store *st)
@@ -125,6 +132,10 @@ int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what)
 	int rc;
 
 	store_assert_locked(st);
+	if (st->shut) {
+		sqlite3_reset(stmt);
+		return -EIO;
+	}
 	rc = sqlite3_step(stmt);
 	if (rc == SQLITE_ROW)
 		return 1;
@@ -137,6 +148,8 @@ int stmt_row(struct store *st, sqlite3_stmt *stmt, const char *what)
 int store_may_write(struct store *st)
 {
 	store_assert_locked(st);
+	if (st->shut)
+		return -EIO;
 	return st->failed || st->read_only || sqlite3_get_autocommit(st->db) ? -EROFS : 0;
 }
 

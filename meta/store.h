@@ -63,6 +63,7 @@ int store_commit(struct store *st) ATTR_MUST_USE;
 int store_rollback(struct store *st) ATTR_MUST_USE;
 void store_fail(struct store *st, int err, const char *what); // what a failed write statement does
 bool store_has_failed(struct store *st);
+void store_shut(struct store *st); // from now on nothing can be read or written: -EIO
 uint64_t store_changes(struct store *st); // rows changed since the connection was opened
 
 // Bytes of values larger than a row usually is (attributes) that were written since the store was opened. No lock.

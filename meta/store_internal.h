@@ -75,6 +75,7 @@ struct store {
 	struct dbvfs *vfs;
 	struct inode_cache *inodes; // NULL = rows are not remembered
 	bool read_only, failed;
+	bool shut;         // store_shut(): every statement is -EIO
 	bool in_txn;       // between store_begin() and its end
 	int64_t n_inodes;  // rows of inode; stored as config's "inodes" at each commit
 	uint64_t hash_key; // of directory entries; constant after open

@@ -373,7 +373,7 @@ int txn_begin(struct volume *vol, enum txn_kind kind, uint64_t *id)
 		if (bdev_failed(vol->dev))
 			txn_failed(vol, -EIO, "writing to the device"); // file data, outside of a commit
 		if (atomic_load(&vol->failed) != 0)
-			err = -EROFS;
+			err = volume_refusal(vol);
 		else if (m->gate_closed)
 			pthread_cond_wait(&m->gate_cv, &m->lock);
 		else if (is_full(vol))

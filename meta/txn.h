@@ -17,7 +17,8 @@
 // T2  Transaction n is durable only after n-1. File data that n names was flushed before n's WAL frames are written, or is in them (deferred.h).
 // T3  After a crash the database is exactly the state at the end of some transaction ≥ the last one reported durable.
 // T4  A block freed in n is given to the allocator only when n is durable.
-// T5  After a failure (device, store) nothing becomes durable any more; begin answers -EROFS, waits answer the error.
+// T5  After a failure (device, store) nothing becomes durable any more; begin answers -EROFS, waits answer the error. After
+//     volume_shut_down() the same, but begin answers -EIO.
 //
 // Lock order: inode lock (fs/) → a joined handle → store lock → allocator. A joined handle never waits for an inode lock, for
 // free space or for another transaction: closing waits for all handles. File data is written before or inside the handle.

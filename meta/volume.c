@@ -269,9 +269,28 @@ int volume_close(struct volume *vol)
 {
 	int err = vol->txn != NULL ? txn_stop(vol) : 0;
 
+	if (volume_is_shut_down(vol))
+		err = 0; // it has ended as it was wanted
 	if (err != 0)
 		txn_failed(vol, err, "closing");
 	volume_free(vol);
+	return err;
+}
+
+// `failed` before the device refuses: whoever finds a refusing device would report a failure of it.
+int volume_shut_down(struct volume *vol, bool commit)
+{
+	int none = 0, err = commit && vol->txn != NULL ? txn_commit(vol) : 0;
+
+	if (atomic_exchange(&vol->shut_down, true))
+		return err;
+	msg_warn("%s: shut down on request%s: everything is an error from now on, until it is mounted again", vol->dev->name,
+	         commit ? "" : ", without writing what was not durable");
+	atomic_compare_exchange_strong(&vol->failed, &none, -EIO);
+	bdev_stop(vol->dev);
+	store_lock(vol->store);
+	store_shut(vol->store);
+	store_unlock(vol->store);
 	return err;
 }
 

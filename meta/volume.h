@@ -6,6 +6,7 @@
 #ifndef HYBRIDFS_META_VOLUME_H
 #define HYBRIDFS_META_VOLUME_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -39,6 +40,7 @@ struct volume {
 	uint64_t ro_free_blk;  // free blocks, counted once, where there is no allocator
 	atomic_uint_fast64_t next_ino; // persisted at each commit
 	atomic_int failed;     // 0, or the negative errno that stopped the line (T5)
+	atomic_bool shut_down; // volume_shut_down(); `failed` is set then, too
 	atomic_int damage;     // enum volume_damage
 };
 
@@ -71,6 +73,17 @@ int volume_open(struct bdev *dev, const struct volume_opts *opts, struct volume 
 
 // Commits, empties the WAL into the database, frees everything. The first error, if any; the volume is gone in every case.
 int volume_close(struct volume *vol);
+
+// Stops the volume for good, as a power cut would: nothing reaches the device any more, every operation that asks the database is -EIO. With `commit`
+// all that was done before the call is made durable first; its error is returned, and the volume stops all the same. Closing it afterwards
+// succeeds and writes nothing. Any thread, with no handle joined and no lock held.
+int volume_shut_down(struct volume *vol, bool commit) ATTR_MUST_USE;
+static inline bool volume_is_shut_down(struct volume *vol) { return atomic_load(&vol->shut_down); }
+// What an operation that would change something is answered: 0, or -EROFS after a failure, -EIO after volume_shut_down().
+static inline int volume_refusal(struct volume *vol)
+{
+	return atomic_load(&vol->failed) == 0 ? 0 : volume_is_shut_down(vol) ? -EIO : -EROFS;
+}
 
 // A snapshot: a read-only volume beside a mounted one, with all of its metadata as of one commit. (Blocks of files are what they are now: they
 // are freed and written anew by whoever uses `live`.) Its deferred writes are passive. One at a time: -EBUSY.

@@ -240,6 +240,60 @@ static int op_ioctl(char **arg)
 	return close(fd) < 0 ? complain(arg[0]) : 0;
 }
 
+// XFS_IOC_GOINGDOWN, asked for as programs do: how is 0 to flush everything, 1 to flush the log, 2 to flush nothing.
+static int op_shutdown(char **arg)
+{
+	uint32_t how = (uint32_t)strtoul(arg[1], NULL, 0);
+	int fd = open(arg[0], O_RDONLY);
+
+	return fd < 0 || ioctl(fd, _IOR('X', 125, uint32_t), &how) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
+// A dirty page of a mapping and a file that is open while the volume is shut down: everything is EIO, also what the kernel has in its cache.
+static int op_shutdown_open(char **arg)
+{
+	char file[4096], page[PAGE];
+	int fd;
+	char *map;
+
+	snprintf(file, sizeof(file), "%s/file", arg[0]);
+	fd = open(file, O_RDWR);
+	if (fd < 0 || read(fd, page, PAGE) != PAGE)
+		return complain(file);
+	map = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return complain("mmap");
+	memset(map, 'm', PAGE);
+	if (op_shutdown(arg) != 0)
+		return 1;
+	if (pread(fd, page, PAGE, 0) >= 0 || errno != EIO)
+		return wrong("reading goes on");
+	if (pwrite(fd, page, PAGE, 0) >= 0 || errno != EIO)
+		return wrong("writing goes on");
+	if (fsync(fd) == 0 || errno != EIO)
+		return wrong("fsync goes on");
+	return 0;
+}
+
+// The program's only business is the error of close(2), or of fsync(2) before it.
+static int op_fill(char **arg)
+{
+	static char buf[1 << 16];
+	int fd = open(arg[0], O_WRONLY | O_CREAT | O_TRUNC, 0644);
+	off_t mib = strtol(arg[1], NULL, 0);
+	bool sync = strcmp(arg[2], "fsync") == 0;
+
+	if (fd < 0)
+		return complain(arg[0]);
+	memset(buf, 'f', sizeof(buf));
+	for (off_t n = 0; n < mib << 4; n++)
+		if (write(fd, buf, sizeof(buf)) != sizeof(buf))
+			return complain("write");
+	if (sync && fsync(fd) < 0)
+		return complain("fsync");
+	return close(fd) < 0 ? complain("close") : 0;
+}
+
 static int op_fsync(char **arg)
 {
 	int fd = open(arg[0], O_RDONLY);
@@ -285,6 +339,7 @@ static const struct {
 	{ "direct", 1, op_direct },
 	{ "dotdot", 1, op_dotdot },
 	{ "euid", 0, op_euid },
+	{ "fill", 3, op_fill },
 	{ "fsync", 1, op_fsync },
 	{ "ioctl", 1, op_ioctl },
 	{ "map-direct", 1, op_map_direct },
@@ -293,6 +348,8 @@ static const struct {
 	{ "rename", 3, op_rename },
 	{ "seek", 2, op_seek },
 	{ "set-version", 2, op_set_version },
+	{ "shutdown", 2, op_shutdown },
+	{ "shutdown-open", 2, op_shutdown_open },
 	{ "unlinked", 1, op_unlinked },
 };
 

@@ -286,6 +286,54 @@ START_TEST(failed_device_makes_read_only)
 }
 END_TEST
 
+static void count_inode(void *ctx, uint64_t ino) { *(uint64_t *)ctx += ino != 0; }
+
+// As after a power cut: what was durable, and with `commit` what was done before, is there after a mount, and nothing else works until then.
+START_TEST(shut_down)
+{
+	bool commit = _i == 1;
+	struct bdev *after;
+	struct fs_entry e;
+	struct statvfs vfs;
+	uint64_t ino, n = 0, writes;
+	size_t done;
+	char buf[8];
+
+	ft_new(&t, 64 * MIB);
+	ino = ft_create(&t, ROOT_INO, "f");
+	ft_write(&t, ino, "durable", 7, 0);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ft_write(&t, ino, "written", 7, 0);
+	ft_mkdir(&t, ROOT_INO, "d");
+	ck_assert_int_eq(fs_for_each_referenced(t.fs, count_inode, &n), 0);
+	ck_assert_uint_ge(n, 3);
+	ck_assert_int_eq(volume_shut_down(t.vol, commit), 0);
+	ck_assert_int_eq(volume_shut_down(t.vol, commit), commit ? -EIO : 0); // nothing can be made durable any more
+	writes = testdev_count(t.dev, TESTDEV_WRITE);
+
+	ck_assert_int_eq(fs_lookup(t.fs, ROOT_INO, "f", &e), -EIO);
+	ck_assert_int_eq(fs_mknod(t.fs, ROOT_INO, "x", S_IFREG, 0, &ft_cred, &e), -EIO);
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "f"), -EIO);
+	ck_assert_int_eq(fs_read(t.fs, ino, buf, sizeof(buf), 0, &done), -EIO);
+	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, false, &done), -EIO);
+	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, 0, MIB), -EIO);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), -EIO);
+	ck_assert_int_eq(fs_sync(t.fs), -EIO);
+	ck_assert_int_eq(fs_statfs(t.fs, &vfs), 0); // counters in memory: df and umount go on
+
+	ft_unmount(&t);
+	ck_assert_uint_eq(testdev_count(t.dev, TESTDEV_WRITE), writes);
+	ck_assert_int_eq(testdev_clone(t.dev, &after), 0); // the old one refuses writes
+	bdev_close(t.dev);
+	ft_mount(&t, after);
+	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "f", &ino), 0);
+	ck_assert_int_eq(fs_read(t.fs, ino, buf, sizeof(buf), 0, &done), 0);
+	ck_assert_mem_eq(buf, commit ? "written" : "durable", 7);
+	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "d", NULL), commit ? 0 : -ENOENT);
+	ft_end(&t);
+}
+END_TEST
+
 START_TEST(read_only_volume)
 {
 	struct fs_opts opts = { .atime = FS_STRICTATIME };
@@ -390,6 +438,7 @@ int main(void)
 	tcase_add_test(tc, fsync_of_a_directory);
 	tcase_add_test(tc, fsync_after_forget);
 	tcase_add_test(tc, failed_device_makes_read_only);
+	tcase_add_loop_test(tc, shut_down, 0, 2);
 	tcase_add_test(tc, read_only_volume);
 	tcase_add_test(tc, threads);
 	suite_add_tcase(s, tc);
