@@ -36,3 +36,13 @@ finish "of a full volume"
 mount_image
 rm "$mnt/fill" "$mnt/again" || fail "deleting after a remount"
 finish
+
+# With -o writeback the kernel takes what write(2) is given without asking. The error comes with close(2), or with fsync(2) before it.
+mount_image -o writeback
+mib=$(($(avail_kb) / 1024 + 8))
+fails_with 1 "fsync: No space left" "$FSOP" fill "$mnt/fill" "$mib" fsync
+rm "$mnt/fill"
+wait_until 15 freed || fail "of $promised KiB only $(avail_kb) came back"
+fails_with 1 ": No space left" "$FSOP" fill "$mnt/fill" "$mib" close
+rm "$mnt/fill"
+finish
