@@ -41,3 +41,18 @@ for kind in plain writeback; do
 	(cd "$mnt/$kind" && md5sum --quiet -c "$scratch/sums-$kind") || fail "contents after a remount, $kind"
 done
 finish
+
+# A file cannot be swapped to through a daemon: refused before anything is read or written.
+if [ "$(id -u)" = 0 ] && command -v mkswap >/dev/null && command -v swapon >/dev/null; then
+	mount_image
+	dd if=/dev/zero of="$mnt/swap" bs=1M count=8 2>/dev/null
+	chmod 600 "$mnt/swap"
+	mkswap "$mnt/swap" >/dev/null 2>&1 || fail "mkswap exits with $?"
+	if swapon "$mnt/swap" 2>"$scratch/err"; then
+		swapoff "$mnt/swap"
+		fail "swapon works"
+	fi
+	grep -q "Invalid argument" "$scratch/err" || fail "swapon: $(cat "$scratch/err")"
+	rm "$mnt/swap"
+	finish
+fi
