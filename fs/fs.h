@@ -147,6 +147,17 @@ struct fs_verify {
 };
 int fs_verify(struct fs *fs, uint64_t ino, uint64_t *at_blk, struct fs_verify *v) ATTR_MUST_USE;
 
+// Tells the device which blocks in [start_bytes, start_bytes + len_bytes) of the volume are free, all of them, at once: what fstrim(8) asks for.
+// Runs of free blocks shorter than min_bytes are passed over. -EINVAL: the range begins behind the volume, or is shorter than a block;
+// -EOPNOTSUPP: the device cannot discard; -EINTR: cancelled() said so, which is asked now and then. (trimmer.c)
+struct fs_trim {
+	uint64_t start_bytes, len_bytes, min_bytes;
+	bool (*cancelled)(void *ctx); // may be NULL
+	void *ctx;
+	uint64_t trimmed_bytes;       // out
+};
+int fs_trim(struct fs *fs, struct fs_trim *t) ATTR_MUST_USE;
+
 // fsync and fdatasync of a file or directory: returns when its last change is durable.
 int fs_fsync(struct fs *fs, uint64_t ino) ATTR_MUST_USE;
 int fs_sync(struct fs *fs) ATTR_MUST_USE; // everything

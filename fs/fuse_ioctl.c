@@ -2,7 +2,7 @@
 // The FUSE operation ioctl, by what it is about:
 //
 //   of a file       FS_IOC_GETFLAGS, FS_IOC_SETFLAGS (chattr), FS_IOC_FSGETXATTR (asked by the kernel before it sets flags)
-//   of the volume   XFS_IOC_GOINGDOWN (the forced shutdown that XFS, ext4, F2FS and others have): any file or directory
+//   of the volume   FITRIM (fstrim), XFS_IOC_GOINGDOWN (the forced shutdown that XFS, ext4, F2FS and others have): any file or directory
 //   of the daemon   fsck/control.h: the root directory
 //
 // All others are ENOTTY, which is what programs expect that try one.
@@ -61,6 +61,27 @@ static void control_ioctl(fuse_req_t req, unsigned cmd, const void *in, size_t i
 }
 
 // ---- of the volume ----
+
+static bool trim_is_cancelled(void *req) { return fuse_req_interrupted(req) != 0; }
+
+static void trim_ioctl(fuse_req_t req, const void *in, size_t in_size)
+{
+	struct fstrim_range range;
+	struct fs_trim t = { .cancelled = trim_is_cancelled, .ctx = req };
+	int rc = may_administer(req) ? 0 : -EPERM;
+
+	if (rc == 0 && in_size < sizeof(range))
+		rc = -EINVAL;
+	if (rc == 0) {
+		memcpy(&range, in, sizeof(range));
+		t.start_bytes = range.start;
+		t.len_bytes = range.len;
+		t.min_bytes = range.minlen;
+		rc = fs_trim(fs_of(req), &t);
+		range.len = t.trimmed_bytes;
+	}
+	reply_ioctl(req, rc, &range, sizeof(range));
+}
 
 // Where the caller's memory may not be read (an unprivileged daemon), the gentlest way counts.
 static int read_going_down(fuse_req_t req, void *arg, uint32_t *how)
@@ -131,6 +152,8 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 	(void)flags;
 	if (ino == FUSE_ROOT_ID && _IOC_TYPE(cmd) == _IOC_TYPE(CONTROL_IOC_START))
 		control_ioctl(req, cmd, in, in_size, out_size);
+	else if (cmd == (unsigned)FITRIM && out_size >= sizeof(struct fstrim_range))
+		trim_ioctl(req, in, in_size);
 	else if (cmd == (unsigned)IOC_GOINGDOWN)
 		going_down_ioctl(req, arg);
 	else

@@ -14,6 +14,8 @@
 //
 // Losing a trim loses nothing that anybody stored: errors end the trimming for this mount with one line in the log, and what was not
 // trimmed at unmount stays as it is until its span is freed into again.
+//
+// fs_trim() does the same for whoever asks (fstrim), in his thread: for everything that is free, without pauses, and with its errors.
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -154,6 +156,58 @@ static int walk_all(struct fs *fs)
 	if (r == -EAGAIN || r == -ENOMEM) // too full, or no memory, just now: goes on when something becomes free again
 		r = 0;
 	return r;
+}
+
+// ---- on request ----
+
+static int discard_for_caller(void *ctx, uint64_t start_blk, uint64_t len_blk)
+{
+	struct fs *fs = ctx;
+
+	return bdev_discard(fs->vol->dev, blk_to_bytes(start_blk), blk_to_bytes(len_blk));
+}
+
+static int check_trim(struct fs *fs, const struct fs_trim *t)
+{
+	if (t->start_bytes >= blk_to_bytes(fs->vol->files.sb.n_blks) || t->len_bytes < BLK_SIZE)
+		return -EINVAL;
+	if (fs->vol->read_only)
+		return -EROFS;
+	return fs->vol->dev->can_discard ? volume_refusal(fs->vol) : -EOPNOTSUPP;
+}
+
+// A run that is cut into pieces loses the last one if that is too short: so whoever wants only long runs gets them in one piece.
+static struct alloc_trim walk_of(struct fs *fs, const struct fs_trim *t)
+{
+	uint64_t n_blks = fs->vol->files.sb.n_blks, end_bytes;
+	struct alloc_trim w = { .all = true, .next_blk = bytes_to_blk_up(t->start_bytes), .end_blk = n_blks };
+
+	if (!__builtin_add_overflow(t->start_bytes, t->len_bytes, &end_bytes))
+		w.end_blk = min_u64(n_blks, end_bytes >> BLK_SHIFT);
+	w.next_blk = min_u64(w.next_blk, w.end_blk);
+	w.min_blk = max_u64(bytes_to_blk_up(t->min_bytes), 1);
+	w.max_blk = w.min_blk <= MIN_BLK ? MAX_BLK : UINT32_MAX;
+	return w;
+}
+
+int fs_trim(struct fs *fs, struct fs_trim *t)
+{
+	struct alloc_trim w = walk_of(fs, t);
+	uint64_t done_blk;
+	int r = check_trim(fs, t);
+
+	t->trimmed_bytes = 0;
+	if (r == 0 && !fs_reclaim(fs)) // what was deleted before becomes free
+		r = -EIO;
+	if (w.min_blk > w.max_blk) // no run is that long
+		return r;
+	while (r == 0 && w.next_blk < w.end_blk) {
+		if (t->cancelled != NULL && t->cancelled(t->ctx))
+			return -EINTR;
+		r = alloc_trim(fs->vol->alloc, &w, discard_for_caller, fs, &done_blk);
+		t->trimmed_bytes += blk_to_bytes(done_blk);
+	}
+	return r == -EAGAIN ? 0 : r; // too full to spare blocks even for a moment: that was all
 }
 
 // ---- the thread ----

@@ -66,6 +66,27 @@ before=$(used_mib)
 rm -r "$mnt/stays" "$mnt/small"
 wait_until 60 at_most $((before - 40)) || fail "45 MiB were deleted after a remount, the image has shrunk from $before to $(used_mib) MiB"
 
+# On request, all of it at once, also where nothing trims in the background.
+if [ "$(id -u)" = 0 ] && command -v fstrim >/dev/null; then
+	unmount_image
+	mount_image -o nodiscard,commit=1
+	fill large 100
+	before=$(used_mib)
+	rm "$mnt/large"
+	trim_helps() { fstrim -v "$mnt" >"$scratch/out" && at_most $((before - 95)); }
+	wait_until 10 trim_helps || fail "100 MiB were deleted, fstrim has shrunk the image from $before to $(used_mib) MiB"
+	bytes=$(sed 's/.*(\([0-9]*\) bytes.*/\1/' "$scratch/out")
+	[ "$bytes" -gt $((256 << 20)) ] && [ "$bytes" -lt $((512 << 20)) ] || fail "fstrim: $(cat "$scratch/out")"
+	fstrim -v -o 100M -l 32M "$mnt" >"$scratch/out"
+	bytes=$(sed 's/.*(\([0-9]*\) bytes.*/\1/' "$scratch/out")
+	[ "$bytes" -le $((32 << 20)) ] || fail "fstrim of 32 MiB: $(cat "$scratch/out")"
+	if fstrim -o 1T "$mnt" 2>/dev/null; then fail "fstrim beyond the volume works"; fi
+	if command -v setpriv >/dev/null; then
+		chmod 755 "$scratch"
+		if setpriv --reuid=65534 --clear-groups fstrim "$mnt" 2>/dev/null; then fail "fstrim works for anybody"; fi
+	fi
+fi
+
 # Not when it is not wanted; then a crash while it is at work; then an unmount.
 unmount_image
 mount_image -o nodiscard,commit=1

@@ -319,6 +319,7 @@ START_TEST(shut_down)
 	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, 0, MIB), -EIO);
 	ck_assert_int_eq(fs_fsync(t.fs, ino), -EIO);
 	ck_assert_int_eq(fs_sync(t.fs), -EIO);
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .len_bytes = UINT64_MAX }), -EIO);
 	ck_assert_int_eq(fs_statfs(t.fs, &vfs), 0); // counters in memory: df and umount go on
 
 	ft_unmount(&t);

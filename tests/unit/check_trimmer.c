@@ -183,6 +183,71 @@ START_TEST(errors_end_it)
 }
 END_TEST
 
+// ---- on request ----
+
+static bool yes(void *ctx) { return ctx != NULL; }
+
+// Everything that is free in the range, whoever freed it and when, in runs that are long enough; nothing else.
+START_TEST(trim_on_request)
+{
+	struct ft t;
+	struct fs_trim all = { .len_bytes = UINT64_MAX }, part = { .start_bytes = 100 * MIB + 1, .len_bytes = 20 * MIB };
+	struct fs_trim huge = { .len_bytes = UINT64_MAX, .min_bytes = 200 * MIB }, none = { .len_bytes = UINT64_MAX, .min_bytes = UINT64_MAX };
+	struct volume_space space;
+	uint8_t *map = calloc(256 * MIB / BLK_SIZE, 1);
+
+	ft_new(&t, 256 * MIB); // without a trimmer
+	make(&t, "stays", 20 * MIB, 1);
+	make(&t, "goes", 30 * MIB, 2);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	testdev_record(t.dev, true);
+	testdev_fail(t.dev, TESTDEV_DISCARD, 0, 0, false);
+
+	ck_assert_int_eq(fs_trim(t.fs, &huge), 0);
+	ck_assert_uint_eq(huge.trimmed_bytes, 0);
+	ck_assert_int_eq(fs_trim(t.fs, &none), 0);
+	ck_assert_uint_eq(none.trimmed_bytes, 0);
+	ck_assert_uint_eq(testdev_count(t.dev, TESTDEV_DISCARD), 0);
+
+	ck_assert_int_eq(fs_trim(t.fs, &part), 0);
+	ck_assert_uint_gt(part.trimmed_bytes, 0);
+	ck_assert_uint_le(part.trimmed_bytes, 20 * MIB);
+	ck_assert_uint_eq(blk_to_bytes(discarded(t.dev, map)), part.trimmed_bytes);
+	for (uint64_t blk = 0; blk < 256 * MIB / BLK_SIZE; blk++)
+		ck_assert(!map[blk] || (blk > 100 * MIB / BLK_SIZE && blk < 120 * MIB / BLK_SIZE));
+
+	delete(&t, "goes");
+	wait_reaped(&t);
+	volume_get_space(t.vol, &space);
+	ck_assert_int_eq(fs_trim(t.fs, &all), 0);
+	ck_assert_uint_le(all.trimmed_bytes, blk_to_bytes(space.free_blk));
+	ck_assert_uint_ge(all.trimmed_bytes, blk_to_bytes(space.free_blk) - 2 * MIB); // windows of files being written
+	ck_assert_int_eq(fs_trim(t.fs, &all), 0); // again: it is asked for, so it is done
+	ck_assert_uint_ge(all.trimmed_bytes, blk_to_bytes(space.free_blk) - 2 * MIB);
+	ft_check_data(&t); // what is discarded reads as poison
+	free(map);
+	ft_end(&t);
+}
+END_TEST
+
+START_TEST(trim_requests_that_are_refused)
+{
+	struct ft t;
+
+	ft_new(&t, 64 * MIB);
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .start_bytes = 64 * MIB, .len_bytes = MIB }), -EINVAL);
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .start_bytes = UINT64_MAX, .len_bytes = UINT64_MAX }), -EINVAL);
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .len_bytes = BLK_SIZE - 1 }), -EINVAL);
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .len_bytes = UINT64_MAX, .cancelled = yes, .ctx = &t }), -EINTR);
+	testdev_fail(t.dev, TESTDEV_DISCARD, 1, EIO, false);
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .len_bytes = UINT64_MAX }), -EIO);
+	ck_assert(!bdev_failed(t.dev));
+	t.dev->can_discard = false;
+	ck_assert_int_eq(fs_trim(t.fs, &(struct fs_trim){ .len_bytes = UINT64_MAX }), -EOPNOTSUPP);
+	ft_end(&t);
+}
+END_TEST
+
 // ---- a device that takes its time ----
 
 #define SLOW_MS 100
@@ -406,6 +471,8 @@ int main(void)
 	tcase_add_test(tc, deleted_files_are_discarded);
 	tcase_add_loop_test(tc, not_asked_for_or_not_possible, 0, 3);
 	tcase_add_loop_test(tc, errors_end_it, 0, 3);
+	tcase_add_test(tc, trim_on_request);
+	tcase_add_test(tc, trim_requests_that_are_refused);
 	tcase_add_test(tc, slow_devices_are_busy_for_a_twentieth);
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(work, random_work);
