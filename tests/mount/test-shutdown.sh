@@ -60,12 +60,12 @@ done
 # Under load, over and over: it always stops, it is always consistent.
 for how in 0 1 2 1 2; do
 	mount_image
-	mkdir -p "$mnt/work"
+	mkdir -p "$mnt/many"
 	(
 		set +e
 		i=0
-		while cp "$scratch/page" "$mnt/work/$i"; do
-			mv "$mnt/work/$i" "$mnt/work/x$i"
+		while cp "$scratch/page" "$mnt/many/$i"; do
+			mv "$mnt/many/$i" "$mnt/many/x$i"
 			i=$((i + 1))
 		done 2>/dev/null
 	) &
