@@ -14,6 +14,8 @@
 #include "util/log.h"
 #include "util/size.h"
 
+#define WAIT_MS 10000 // for a daemon that still writes after umount
+
 static int create_image(const struct mkfs_config *cfg, struct target *t, bool replace, struct errmsg *why)
 {
 	t->volume_bytes = blk_to_bytes(bytes_to_blk_down(cfg->size_bytes));
@@ -117,7 +119,7 @@ int target_open(const struct mkfs_config *cfg, struct target *t, struct errmsg *
 		errmsg_set(why, "%s: %s", cfg->device, strerror(-rc));
 		return rc;
 	}
-	rc = bdev_open_file(cfg->device, cfg->dry_run ? BDEV_READ_ONLY : 0, 0, &t->dev, why);
+	rc = bdev_open_file(cfg->device, cfg->dry_run ? BDEV_READ_ONLY : 0, WAIT_MS, &t->dev, why);
 	if (rc == 0)
 		rc = check_use(cfg, t, why);
 	if (rc == 0)

@@ -16,6 +16,13 @@ pid=$(daemon_pid)
 same "$(daemon_pid)" "" "a daemon holds the image after umount"
 check_image
 
+# An umount that does not wait, and a daemon that is still at work: whoever opens the image next waits for it.
+mount_image -o commit=3600
+dd if=/dev/zero of="$mnt/big" bs=1M count=100 2>/dev/null
+umount_cleanly "$mnt"
+"$MKFS" -q -f "$image" || fail "mkfs.hybridfs right after an umount exits with $?"
+check_image
+
 mount_image
 (cd "$mnt" && exec sleep 60) &
 user=$!
