@@ -2,7 +2,8 @@
 // The FUSE operation ioctl, by what it is about:
 //
 //   of a file       FS_IOC_GETFLAGS, FS_IOC_SETFLAGS (chattr), FS_IOC_FSGETXATTR (asked by the kernel before it sets flags)
-//   of the volume   FITRIM (fstrim), XFS_IOC_GOINGDOWN (the forced shutdown that XFS, ext4, F2FS and others have): any file or directory
+//   of the volume   FITRIM (fstrim), FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL, XFS_IOC_GOINGDOWN (the forced shutdown that XFS, ext4, F2FS
+//                   and others have): any file or directory
 //   of the daemon   fsck/control.h: the root directory
 //
 // All others are ENOTTY, which is what programs expect that try one.
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "fs/fuse_ops.h"
+#include "util/blk.h"
 
 // As in xfsprogs' xfs_fs.h.
 #define IOC_GOINGDOWN _IOR('X', 125, uint32_t)
@@ -81,6 +83,28 @@ static void trim_ioctl(fuse_req_t req, const void *in, size_t in_size)
 		range.len = t.trimmed_bytes;
 	}
 	reply_ioctl(req, rc, &range, sizeof(range));
+}
+
+static void label_ioctl(fuse_req_t req, unsigned cmd, const void *in, size_t in_size)
+{
+	struct volume *vol = fs_volume(fs_of(req));
+	char label[FSLABEL_MAX] = { 0 };
+	int rc = 0;
+
+	_Static_assert(sizeof(label) > SB_LABEL_MAX, "the ioctl's labels are longer than ours");
+	if (cmd == (unsigned)FS_IOC_GETFSLABEL) {
+		volume_get_label(vol, label);
+		reply_ioctl(req, 0, label, sizeof(label));
+		return;
+	}
+	memcpy(label, in, min_u64(in_size, sizeof(label)));
+	if (!may_administer(req))
+		rc = -EPERM;
+	else if (memchr(label, '\0', sizeof(label)) == NULL)
+		rc = -EINVAL;
+	else
+		rc = volume_set_label(vol, label);
+	reply_ioctl(req, rc, NULL, 0);
 }
 
 // Where the caller's memory may not be read (an unprivileged daemon), the gentlest way counts.
@@ -154,6 +178,8 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 		control_ioctl(req, cmd, in, in_size, out_size);
 	else if (cmd == (unsigned)FITRIM && out_size >= sizeof(struct fstrim_range))
 		trim_ioctl(req, in, in_size);
+	else if ((cmd == (unsigned)FS_IOC_GETFSLABEL && out_size >= FSLABEL_MAX) || cmd == (unsigned)FS_IOC_SETFSLABEL)
+		label_ioctl(req, cmd, in, in_size);
 	else if (cmd == (unsigned)IOC_GOINGDOWN)
 		going_down_ioctl(req, arg);
 	else

@@ -399,6 +399,20 @@ void volume_get_space(struct volume *vol, struct volume_space *out)
 	store_unlock(vol->store);
 }
 
+void volume_get_label(struct volume *vol, char label[SB_LABEL_MAX + 1])
+{
+	pthread_rwlock_rdlock(&vol->files.map_lock);
+	memcpy(label, vol->files.sb.label, SB_LABEL_MAX + 1);
+	pthread_rwlock_unlock(&vol->files.map_lock);
+}
+
+int volume_set_label(struct volume *vol, const char *label)
+{
+	int err = vol->read_only ? -EROFS : volume_refusal(vol);
+
+	return err == 0 ? sysfiles_set_label(&vol->files, label) : err;
+}
+
 // ---- formatting ----
 
 // System files of a new volume: the database in what lies between the first two superblock copies, the WAL behind the second one, and

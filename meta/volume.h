@@ -107,6 +107,10 @@ struct volume_space {
 };
 void volume_get_space(struct volume *vol, struct volume_space *out);
 
+// The volume's name, up to SB_LABEL_MAX bytes. A new one is durable when the function returns. -EINVAL: too long.
+void volume_get_label(struct volume *vol, char label[SB_LABEL_MAX + 1]);
+int volume_set_label(struct volume *vol, const char *label) ATTR_MUST_USE;
+
 // Something on the device contradicts itself (-EUCLEAN): the next commit marks the volume, and the next fsck -p checks it all.
 void volume_note_damage(struct volume *vol);
 

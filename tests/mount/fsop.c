@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -294,6 +295,27 @@ static int op_fill(char **arg)
 	return close(fd) < 0 ? complain("close") : 0;
 }
 
+// Prints the label of the volume; label-set gives it another.
+static int op_label(char **arg)
+{
+	char label[FSLABEL_MAX];
+	int fd = open(arg[0], O_RDONLY);
+
+	if (fd < 0 || ioctl(fd, FS_IOC_GETFSLABEL, label) < 0 || close(fd) < 0)
+		return complain(arg[0]);
+	printf("%s\n", label);
+	return 0;
+}
+
+static int op_label_set(char **arg)
+{
+	char label[FSLABEL_MAX] = { 0 };
+	int fd = open(arg[0], O_RDONLY);
+
+	strncpy(label, arg[1], sizeof(label) - 1);
+	return fd < 0 || ioctl(fd, FS_IOC_SETFSLABEL, label) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
 static int op_fsync(char **arg)
 {
 	int fd = open(arg[0], O_RDONLY);
@@ -342,6 +364,8 @@ static const struct {
 	{ "fill", 3, op_fill },
 	{ "fsync", 1, op_fsync },
 	{ "ioctl", 1, op_ioctl },
+	{ "label", 1, op_label },
+	{ "label-set", 2, op_label_set },
 	{ "map-direct", 1, op_map_direct },
 	{ "mmap", 1, op_mmap },
 	{ "readdir-delete", 2, op_readdir_delete },

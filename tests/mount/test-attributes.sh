@@ -82,3 +82,22 @@ same "$(attributes)" "$want" "attributes after a remount"
 ! command -v getfattr >/dev/null || same "$(getfattr --only-values -n user.name file)" other "an extended attribute after a remount"
 cd /
 finish
+
+# The label of the volume can be read and changed while it is mounted.
+rm "$image"
+"$MKFS" -q -s 64M -L first "$image"
+mount_image
+same "$("$FSOP" label "$mnt")" first "the label that mkfs gave"
+long=$(printf '%063d' 7)
+"$FSOP" label-set "$mnt" "$long" || fail "a label of 63 bytes"
+fails_with 1 "Invalid argument" "$FSOP" label-set "$mnt" "${long}8"
+same "$("$FSOP" label "$mnt")" "$long" "the label after one that was refused"
+if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
+	chmod 755 "$scratch"
+	fails_with 1 "not permitted" setpriv --reuid=65534 --clear-groups "$FSOP" label-set "$mnt" mine
+fi
+unmount_image
+mount_image -o ro
+same "$("$FSOP" label "$mnt")" "$long" "the label after a remount"
+fails_with 1 "Read-only" "$FSOP" label-set "$mnt" no
+finish
