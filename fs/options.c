@@ -28,6 +28,7 @@ enum opt_kind {
 	OPT_POLL,
 	OPT_ALLOC,
 	OPT_REMOUNT,
+	OPT_NORECOVERY,
 };
 
 struct opt {
@@ -38,6 +39,7 @@ struct opt {
 static const struct opt opt_table[] = {
 	{ "ro", OPT_RO },
 	{ "rw", OPT_RW },
+	{ "norecovery", OPT_NORECOVERY },
 	{ "noatime", OPT_NOATIME },
 	{ "relatime", OPT_RELATIME },
 	{ "strictatime", OPT_STRICTATIME },
@@ -165,6 +167,9 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 	case OPT_RO:
 	case OPT_RW:
 		o->read_only = opt->kind == OPT_RO;
+		return 0;
+	case OPT_NORECOVERY:
+		o->norecovery = true;
 		return 0;
 	case OPT_NOATIME:
 		o->atime = FS_NOATIME;
@@ -334,6 +339,10 @@ int options_parse(int argc, char **argv, struct options *out, struct errmsg *why
 		rc = operands(argc, argv, out, why);
 		if (rc == 0 && list != NULL)
 			rc = parse_mount_options(out, list, why);
+		if (rc == 0 && out->norecovery && !out->read_only) {
+			errmsg_set(why, "norecovery needs ro");
+			rc = -EINVAL;
+		}
 	}
 	free(list);
 	return rc;
@@ -354,6 +363,7 @@ void options_help(FILE *to)
 	      "\n"
 	      "Mount options:\n"
 	      "  ro rw                read only; read and write (default)\n"
+	      "  norecovery           accepted with ro, which never writes to the device\n"
 	      "  commit=SECONDS       longest time until a change is on the device without\n"
 	      "                       fsync (default 5)\n"
 	      "  poll=MICROSECONDS    how long the daemon looks for the next request before\n"

@@ -43,6 +43,7 @@ struct options {
 	bool fake;              // everything but the mount: only the arguments are checked
 	bool sloppy;            // unknown mount options are ignored
 	bool read_only;
+	bool norecovery;        // only with read_only, which implies it: nothing is ever written then
 	bool allow_other;
 	bool writeback;
 	bool discard;           // freed space is trimmed

@@ -48,6 +48,10 @@ mount_image -o defaults,auto,noauto,nofail,user,users,nouser,owner,group,_netdev
 grep -qF " - fuse.hybridfs $image " /proc/self/mountinfo || fail "the mount is not named after its device"
 unmount_image
 
+mount_image -o norecovery,ro
+unmount_image
+fails_with 1 "norecovery needs ro" "$DAEMON" -o norecovery "$image" "$mnt"
+
 # As mount(8) calls a helper: any order, -f is fake, -s ignores what is unknown.
 ln -s "$DAEMON" "$scratch/mount.hybridfs"
 "$scratch/mount.hybridfs" "$image" "$mnt" -f -o rw
