@@ -86,6 +86,10 @@ int fs_readlink(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len)
 
 // Directory entries after a cookie (0 = from the start), in cookie order: "." and ".." (cookies 1 and 2) first. emit() returns true if
 // the entry fitted; false ends the scan (the entry is not counted). `st` has at least st_ino and the type in st_mode; with `plus` all of it,
+// The same, flags 0 or RENAME_NOREPLACE, and in the place of the old name a whiteout: the device 0:0, which says to overlayfs that there is
+// nothing (RENAME_WHITEOUT).
+int fs_rename_whiteout(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
+                       const struct fs_cred *cred) ATTR_MUST_USE;
 // and an emitted entry (not "." and "..") has got a reference; except in directories of more than FS_PLUS_MAX entries, where st_nlink
 // is 0: no attributes, no reference. (They do not fit into one request, so most names would come without anyway.) Stable under concurrent changes: an entry that exists during the whole
 // walk is seen exactly once. emit() runs under the store's lock: it must not call back into the filesystem.

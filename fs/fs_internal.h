@@ -97,6 +97,8 @@ int fs_check_name(const char *name, size_t *len) ATTR_MUST_USE;
 int fs_get_dir(struct fs *fs, uint64_t ino, struct inode_row *row) ATTR_MUST_USE;
 // The inode that a directory's entry names, held against the entry: -EUCLEAN if they contradict each other.
 int fs_get_child(struct fs *fs, uint64_t parent, const struct dirent_row *ent, struct inode_row *row) ATTR_MUST_USE;
+// What a new inode takes from the directory in which it is made.
+void fs_inherit(const struct fs *fs, struct inode_row *row, const struct inode_row *dir);
 // A name of the inode is gone: one link less; the last one makes it an orphan (*orphan). Writes the row.
 int fs_drop_link(struct fs *fs, struct inode_row *row, int64_t now, bool *orphan) ATTR_MUST_USE;
 

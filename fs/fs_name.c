@@ -147,7 +147,7 @@ static int add_name(struct fs *fs, struct inode_row *dir, const char *name, size
 	return 0;
 }
 
-static void inherit(const struct fs *fs, struct inode_row *row, const struct inode_row *dir)
+void fs_inherit(const struct fs *fs, struct inode_row *row, const struct inode_row *dir)
 {
 	if (S_ISDIR(row->mode))
 		row->parent = dir->ino;
@@ -174,7 +174,7 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, size_t 
 		return r;
 	if (S_ISDIR(row->mode) && dir.nlink == UINT32_MAX)
 		return -EMLINK;
-	inherit(fs, row, &dir);
+	fs_inherit(fs, row, &dir);
 	row->atime_ns = row->mtime_ns = row->ctime_ns = row->btime_ns = now;
 	r = add_name(fs, &dir, name, len, row, now);
 	if (r == 0)

@@ -2,7 +2,8 @@
 // Renaming: one name moves, replacing another if there is one, or two names change places. One critical section, so nobody ever
 // sees both or none; in one transaction, so no crash does either.
 //
-// Goes on when the volume is full (TXN_FREE): the number of names does not grow.
+// Goes on when the volume is full (TXN_FREE): the number of names does not grow. But with a whiteout it does (TXN_GROW).
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@ struct rename {
 	const char *name, *new_name;
 	size_t len, new_len;
 	unsigned flags;
+	struct inode_row *whiteout; // comes to the old name; NULL: nothing does
 	struct inode_row dir_row, new_dir_row; // of the directories; the second is unused when both are one
 	struct inode_row *dir, *new_dir;       // these, or both the first
 	struct dirent_row ent, new_ent;
@@ -163,14 +165,33 @@ static int replace_or_insert(struct rename *rn)
 	return fs_drop_link(rn->fs, &rn->new_row, rn->now, &rn->orphan);
 }
 
+// The kernel is not told of the whiteout and holds no reference: it looks the old name up anew.
+static int leave_whiteout(struct rename *rn)
+{
+	struct inode_row *row = rn->whiteout;
+	int r;
+
+	fs_inherit(rn->fs, row, rn->dir);
+	row->atime_ns = row->mtime_ns = row->ctime_ns = row->btime_ns = rn->now;
+	r = inode_insert(rn->fs->st, row);
+	return r == 0 ? dirent_repoint(rn->fs->st, rn->dir->ino, rn->ent.cookie, row->ino, DT_CHR) : r;
+}
+
+static int remove_or_white_out(struct rename *rn)
+{
+	if (rn->whiteout != NULL)
+		return leave_whiteout(rn);
+	rn->dir->size_bytes--;
+	return dirent_delete(rn->fs->st, rn->dir->ino, rn->ent.cookie);
+}
+
 static int move(struct rename *rn)
 {
 	int r;
 
 	r = replace_or_insert(rn);
 	if (r == 0)
-		r = dirent_delete(rn->fs->st, rn->dir->ino, rn->ent.cookie);
-	rn->dir->size_bytes--;
+		r = remove_or_white_out(rn);
 	return r == 0 ? move_inode(rn, &rn->row, rn->dir, rn->new_dir) : r;
 }
 
@@ -225,27 +246,46 @@ static int check_arguments(struct rename *rn)
 	return r == 0 ? fs_check_name(rn->new_name, &rn->new_len) : r;
 }
 
-int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags)
+static int rename_names(struct rename *rn, uint64_t parent, uint64_t new_parent)
 {
-	struct rename rn = { .fs = fs, .name = name, .new_name = new_name, .flags = flags };
+	struct fs *fs = rn->fs;
 	uint64_t txn;
 	int r;
 
-	r = check_arguments(&rn);
+	r = check_arguments(rn);
 	if (r == 0)
-		r = fs_begin(fs, TXN_FREE, &txn);
+		r = fs_begin(fs, rn->whiteout != NULL ? TXN_GROW : TXN_FREE, &txn);
 	if (r != 0)
 		return r;
-	r = load(&rn, parent, new_parent);
-	if (r == 0 && rn.has_new && rn.row.ino == rn.new_row.ino && (flags & RENAME_NOREPLACE) == 0)
+	r = load(rn, parent, new_parent);
+	if (r == 0 && rn->has_new && rn->row.ino == rn->new_row.ino && (rn->flags & RENAME_NOREPLACE) == 0)
 		goto out; // two names of one inode: POSIX wants nothing to happen
 	if (r == 0)
-		r = validate(&rn);
+		r = validate(rn);
 	if (r == 0)
-		r = change_locked(&rn);
+		r = change_locked(rn);
 	if (r == 0)
-		touch_all(&rn, txn);
+		touch_all(rn, txn);
 out:
 	fs_end(fs);
 	return r;
+}
+
+int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags)
+{
+	struct rename rn = { .fs = fs, .name = name, .new_name = new_name, .flags = flags };
+
+	return rename_names(&rn, parent, new_parent);
+}
+
+int fs_rename_whiteout(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
+                       const struct fs_cred *cred)
+{
+	struct inode_row whiteout = { .nlink = 1, .mode = S_IFCHR, .uid = cred->uid, .gid = cred->gid }; // and rdev 0
+	struct rename rn = { .fs = fs, .name = name, .new_name = new_name, .flags = flags, .whiteout = &whiteout };
+
+	if ((flags & RENAME_EXCHANGE) != 0)
+		return -EINVAL;
+	whiteout.ino = volume_new_ino(fs->vol);
+	return rename_names(&rn, parent, new_parent);
 }

@@ -97,8 +97,13 @@ static void drop_listing(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name, unsigned flags)
 {
-	int rc = fs_rename(fs_of(req), parent, name, new_parent, new_name, flags);
+	struct fs_cred cred = cred_of(req);
+	int rc;
 
+	if ((flags & RENAME_WHITEOUT) != 0)
+		rc = fs_rename_whiteout(fs_of(req), parent, name, new_parent, new_name, flags & ~(unsigned)RENAME_WHITEOUT, &cred);
+	else
+		rc = fs_rename(fs_of(req), parent, name, new_parent, new_name, flags);
 	if (rc == 0 && parent != new_parent) { // before the reply: until then the kernel lets nobody else rename these
 		drop_listing(req, new_parent, new_name);
 		if ((flags & RENAME_EXCHANGE) != 0)

@@ -34,9 +34,11 @@ static int wrong(const char *what)
 
 static int op_rename(char **arg)
 {
-	unsigned flags = strcmp(arg[2], "exchange") == 0 ? RENAME_EXCHANGE
-	                 : strcmp(arg[2], "noreplace") == 0 ? RENAME_NOREPLACE : (unsigned)strtoul(arg[2], NULL, 0);
+	static const char *const names[] = { "0", "noreplace", "exchange", NULL, "whiteout", "whiteout-noreplace" }; // by their bits
+	unsigned flags = (unsigned)strtoul(arg[2], NULL, 0);
 
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++)
+		flags = names[i] != NULL && strcmp(arg[2], names[i]) == 0 ? i : flags;
 	return renameat2(AT_FDCWD, arg[0], AT_FDCWD, arg[1], flags) < 0 ? complain(arg[1]) : 0;
 }
 

@@ -55,6 +55,19 @@ mv -T p/in q/in
 "$FSOP" dotdot q/in || fail "mv"
 rm -r p q
 
+# A whiteout stays behind (RENAME_WHITEOUT), also within one directory; NOREPLACE goes with it, EXCHANGE does not.
+echo w >w
+"$FSOP" rename w x whiteout
+same "$(cat x) $(stat -c '%F %t:%T %a %h' w)" "w character special file 0:0 0 1" "a whiteout"
+refused x w whiteout-noreplace "File exists"
+refused x w 6 "Invalid argument" # with RENAME_EXCHANGE
+"$FSOP" rename x w whiteout
+same "$(cat w) $(stat -c %F x)" "w character special file" "a whiteout that was replaced"
+mkdir from into from/sub
+"$FSOP" rename from/sub into/sub whiteout
+same "$(stat -c '%n %h' from into | tr '\n' ' ')$(ls from)" "from 2 into 3 sub" "a directory that leaves a whiteout"
+rm -r from into w x
+
 "$FSOP" rename a b 0
 same "$(cat b)" b "replacing"
 [ ! -e a ] || fail "the old name is still there"

@@ -287,6 +287,49 @@ START_TEST(rename_exchange)
 }
 END_TEST
 
+// The old name becomes a device 0:0 of the caller, which nobody refers to; what was replaced goes as with any rename.
+START_TEST(rename_with_whiteout)
+{
+	uint64_t a, b, d, f, g, got;
+	struct stat st;
+
+	ft_new(&t, 64 * MIB);
+	a = ft_mkdir(&t, ROOT_INO, "a");
+	b = ft_mkdir(&t, ROOT_INO, "b");
+	d = ft_mkdir(&t, a, "d");
+	f = ft_create(&t, a, "f");
+	g = ft_create(&t, b, "g");
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, a, "f", b, "g", RENAME_EXCHANGE, &ft_cred), -EINVAL);
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, a, "f", b, "g", RENAME_NOREPLACE, &ft_cred), -EEXIST);
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, a, "none", b, "g", 0, &ft_cred), -ENOENT);
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, a, "f", b, "g", 0, &ft_cred), 0);
+	ck_assert_int_eq(ft_lookup(&t, b, "g", &got), 0);
+	ck_assert_uint_eq(got, f);
+	ck_assert_uint_eq(ft_stat(&t, g).st_nlink, 0);
+	ck_assert_int_eq(ft_lookup(&t, a, "f", &got), 0);
+	st = ft_stat(&t, got);
+	ck_assert(st.st_mode == S_IFCHR && st.st_rdev == 0 && st.st_nlink == 1 && st.st_uid == 1000 && st.st_gid == 100);
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, a, "d", a, "e", RENAME_NOREPLACE, &ft_cred), 0); // within one directory
+	ck_assert_int_eq(ft_lookup(&t, a, "e", &got), 0);
+	ck_assert_uint_eq(got, d);
+	ck_assert_uint_eq(ft_stat(&t, a).st_nlink, 3);
+	ft_check(&t);
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, a, "e", b, "e", 0, &ft_cred), 0); // a directory moves, its whiteout is no directory
+	ck_assert_uint_eq(ft_stat(&t, a).st_nlink, 2);
+	ck_assert_uint_eq(ft_stat(&t, b).st_nlink, 3);
+	ck_assert_int_eq(fs_unlink(t.fs, a, "f"), 0);
+	ck_assert_int_eq(fs_unlink(t.fs, a, "d"), 0);
+	ck_assert_int_eq(fs_unlink(t.fs, a, "e"), 0);
+	ft_check(&t);
+	// A setgid directory gives its group to a whiteout as to anything else.
+	ck_assert_int_eq(fs_setattr(t.fs, b, &(struct fs_setattr){ .set = FS_SET_MODE | FS_SET_GID, .mode = 02755, .gid = 7 }, &st), 0);
+	ck_assert_int_eq(fs_rename_whiteout(t.fs, b, "g", a, "g", 0, &ft_cred), 0);
+	ck_assert_int_eq(ft_lookup(&t, b, "g", &got), 0);
+	ck_assert_uint_eq(ft_stat(&t, got).st_gid, 7);
+	ft_end(&t);
+}
+END_TEST
+
 // A damaged volume: two directories that are each other's parent.
 START_TEST(rename_in_a_circle_is_damage)
 {
@@ -586,6 +629,7 @@ int main(void)
 	tcase_add_test(tc, rename_moves_and_replaces);
 	tcase_add_test(tc, rename_of_directories);
 	tcase_add_test(tc, rename_exchange);
+	tcase_add_test(tc, rename_with_whiteout);
 	tcase_add_test(tc, rename_in_a_circle_is_damage);
 	tcase_add_test(tc, big_directory);
 	tcase_add_test(tc, small_directory_with_attributes);
