@@ -76,20 +76,24 @@ int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, mode_t mode, cons
              struct fs_entry *out) ATTR_MUST_USE;
 int fs_symlink(struct fs *fs, uint64_t parent, const char *name, const char *target, const struct fs_cred *cred,
                struct fs_entry *out) ATTR_MUST_USE;
+// A regular file without a name, as open(2) with O_TMPFILE makes it; `dir` gives it what it would give a file with a name. fs_link() may give
+// it one; without one it goes with its last reference, or with the first mount after a crash.
+int fs_tmpfile(struct fs *fs, uint64_t dir, mode_t mode, const struct fs_cred *cred, struct fs_entry *out) ATTR_MUST_USE;
+// -ENOENT for an inode that has lost its last name; one that never had any gets its first.
 int fs_link(struct fs *fs, uint64_t ino, uint64_t new_parent, const char *name, struct fs_entry *out) ATTR_MUST_USE;
 int fs_unlink(struct fs *fs, uint64_t parent, const char *name) ATTR_MUST_USE;
 int fs_rmdir(struct fs *fs, uint64_t parent, const char *name) ATTR_MUST_USE;
 // flags: RENAME_NOREPLACE, RENAME_EXCHANGE; others -EINVAL. Atomic, with the data of a replaced file.
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name,
               unsigned flags) ATTR_MUST_USE;
-int fs_readlink(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len) ATTR_MUST_USE; // no NUL is added
-
-// Directory entries after a cookie (0 = from the start), in cookie order: "." and ".." (cookies 1 and 2) first. emit() returns true if
-// the entry fitted; false ends the scan (the entry is not counted). `st` has at least st_ino and the type in st_mode; with `plus` all of it,
 // The same, flags 0 or RENAME_NOREPLACE, and in the place of the old name a whiteout: the device 0:0, which says to overlayfs that there is
 // nothing (RENAME_WHITEOUT).
 int fs_rename_whiteout(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent, const char *new_name, unsigned flags,
                        const struct fs_cred *cred) ATTR_MUST_USE;
+int fs_readlink(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len) ATTR_MUST_USE; // no NUL is added
+
+// Directory entries after a cookie (0 = from the start), in cookie order: "." and ".." (cookies 1 and 2) first. emit() returns true if
+// the entry fitted; false ends the scan (the entry is not counted). `st` has at least st_ino and the type in st_mode; with `plus` all of it,
 // and an emitted entry (not "." and "..") has got a reference; except in directories of more than FS_PLUS_MAX entries, where st_nlink
 // is 0: no attributes, no reference. (They do not fit into one request, so most names would come without anyway.) Stable under concurrent changes: an entry that exists during the whole
 // walk is seen exactly once. emit() runs under the store's lock: it must not call back into the filesystem.

@@ -130,6 +130,7 @@ void fs_forget(struct fs *fs, uint64_t ino, uint64_t n) { inode_unref(fs, ino, n
 struct new_node {
 	struct inode_row row; // all but ino, times and the parent's influence
 	const char *target;   // of a symlink
+	bool nameless;        // until fs_link() gives it a name
 };
 
 // Names the inode in the directory; dir's row is changed, not yet written. The first change of each operation that makes a
@@ -176,22 +177,25 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, size_t 
 		return -EMLINK;
 	fs_inherit(fs, row, &dir);
 	row->atime_ns = row->mtime_ns = row->ctime_ns = row->btime_ns = now;
-	r = add_name(fs, &dir, name, len, row, now);
+	r = node->nameless ? 0 : add_name(fs, &dir, name, len, row, now);
 	if (r == 0)
 		r = inode_insert(fs->st, row);
 	if (r == 0 && node->target != NULL)
 		r = inline_set(fs->st, row->ino, node->target, row->size_bytes);
-	return r == 0 ? inode_update(fs->st, &dir) : r;
+	if (r != 0)
+		return r;
+	return node->nameless ? orphan_add(fs->vol, row->ino) : inode_update(fs->st, &dir);
 }
 
+// The name of a nameless one is not looked at.
 static int make_node(struct fs *fs, uint64_t parent, const char *name, struct new_node *node, const struct fs_cred *cred,
                      struct fs_entry *out)
 {
+	size_t len = 0;
 	uint64_t txn;
-	size_t len;
 	int r;
 
-	r = fs_check_name(name, &len);
+	r = node->nameless ? 0 : fs_check_name(name, &len);
 	if (r != 0)
 		return r == -EINVAL ? -EEXIST : r; // "." and ".." are always there
 	node->row.uid = cred->uid;
@@ -206,6 +210,8 @@ static int make_node(struct fs *fs, uint64_t parent, const char *name, struct ne
 		if (r != 0)
 			inode_unref(fs, node->row.ino, 1);
 	}
+	if (r == 0 && node->nameless)
+		inode_set_namable(fs, node->row.ino, true);
 	if (r == 0) {
 		inode_touch(fs, parent, txn);
 		inode_touch(fs, node->row.ino, txn);
@@ -248,6 +254,13 @@ int fs_mknod(struct fs *fs, uint64_t parent, const char *name, mode_t mode, dev_
 	node.row.mode = mode & (S_IFMT | 07777);
 	node.row.flags = S_ISREG(mode) ? INODE_INLINE : 0;
 	return make_node(fs, parent, name, &node, cred, out);
+}
+
+int fs_tmpfile(struct fs *fs, uint64_t dir, mode_t mode, const struct fs_cred *cred, struct fs_entry *out)
+{
+	struct new_node node = { .row = { .mode = S_IFREG | (mode & 07777), .flags = INODE_INLINE }, .nameless = true };
+
+	return make_node(fs, dir, NULL, &node, cred, out);
 }
 
 int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, mode_t mode, const struct fs_cred *cred, struct fs_entry *out)
@@ -305,11 +318,15 @@ static int link_locked(struct fs *fs, struct inode_row *row, uint64_t parent, co
 		return r;
 	if (S_ISDIR(row->mode))
 		return -EPERM;
-	if (row->nlink == 0)
+	if (row->nlink == 0 && !inode_is_namable(fs, row->ino))
 		return -ENOENT; // on its way to being deleted
 	if (row->nlink >= LINK_MAX_N)
 		return -EMLINK;
 	r = add_name(fs, &dir, name, len, row, now);
+	if (r == 0 && row->nlink == 0) {
+		r = orphan_remove(fs->vol, row->ino);
+		inode_set_namable(fs, row->ino, false);
+	}
 	if (r != 0)
 		return r;
 	row->nlink++;
@@ -318,9 +335,39 @@ static int link_locked(struct fs *fs, struct inode_row *row, uint64_t parent, co
 	return r == 0 ? inode_update(fs->st, &dir) : r;
 }
 
+// The orphan row of a file without a name also stands for what a truncate has left to do. It goes with the first name, so nothing may be
+// left then: *locked is the file with its data lock held, or NULL if it does not need that.
+static int lock_nameless(struct fs *fs, uint64_t ino, struct inode **locked)
+{
+	struct inode *in;
+	int r;
+
+	*locked = NULL;
+	if (!inode_is_namable(fs, ino))
+		return 0;
+	in = inode_pin(fs, ino);
+	if (in == NULL)
+		return -ENOMEM;
+	r = inode_lock_change(fs, in);
+	if (r == 0)
+		*locked = in;
+	else
+		inode_unpin(fs, in);
+	return r;
+}
+
+static void unlock_nameless(struct fs *fs, struct inode *in)
+{
+	if (in == NULL)
+		return;
+	pthread_rwlock_unlock(&in->lock);
+	inode_unpin(fs, in);
+}
+
 int fs_link(struct fs *fs, uint64_t ino, uint64_t new_parent, const char *name, struct fs_entry *out)
 {
 	struct inode_row row;
+	struct inode *nameless;
 	uint64_t txn;
 	size_t len;
 	int r;
@@ -328,9 +375,12 @@ int fs_link(struct fs *fs, uint64_t ino, uint64_t new_parent, const char *name, 
 	r = fs_check_name(name, &len);
 	if (r != 0)
 		return r == -EINVAL ? -EEXIST : r;
-	r = fs_begin(fs, TXN_GROW, &txn);
+	r = lock_nameless(fs, ino, &nameless);
 	if (r != 0)
 		return r;
+	r = fs_begin(fs, TXN_GROW, &txn);
+	if (r != 0)
+		goto out;
 	r = inode_get(fs->st, ino, &row);
 	if (r == 0)
 		r = inode_ref(fs, ino, new_parent);
@@ -342,13 +392,13 @@ int fs_link(struct fs *fs, uint64_t ino, uint64_t new_parent, const char *name, 
 	if (r == 0) {
 		inode_touch(fs, new_parent, txn);
 		inode_touch(fs, ino, txn);
+		out->ino = ino;
+		fs_row_to_stat(&row, &out->st);
 	}
 	fs_end(fs);
-	if (r != 0)
-		return r;
-	out->ino = ino;
-	fs_row_to_stat(&row, &out->st);
-	return 0;
+out:
+	unlock_nameless(fs, nameless);
+	return r;
 }
 
 // ---- removing ----

@@ -112,7 +112,8 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
 	reply_status(req, rc);
 }
 
-// With no_open, ENOSYS makes the kernel create by MKNOD and open by itself, which saves the RELEASE that would follow a CREATE.
+// With no_open, ENOSYS makes the kernel create by MKNOD and open by itself, which saves the RELEASE that would follow a CREATE. For a file
+// without a name it has no other way.
 void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
 	struct fs_cred cred = cred_of(req);
@@ -121,11 +122,14 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct fs_entry entry;
 	int rc;
 
-	if (session_of(req)->no_open) {
+	if ((fi->flags & TRANSPORT_FLAG_NAMELESS) != 0) {
+		rc = fs_tmpfile(fs, parent, mode, &cred, &entry);
+	} else if (session_of(req)->no_open) {
 		reply_status(req, -ENOSYS);
 		return;
+	} else {
+		rc = fs_mknod(fs, parent, name, S_IFREG | (mode & 07777), 0, &cred, &entry);
 	}
-	rc = fs_mknod(fs, parent, name, S_IFREG | (mode & 07777), 0, &cred, &entry);
 	if (rc != 0) {
 		reply_status(req, rc);
 		return;

@@ -283,27 +283,45 @@ void inode_set_orphan(struct fs *fs, uint64_t ino)
 		reaper_queue(fs, ino);
 }
 
+void inode_set_namable(struct fs *fs, uint64_t ino, bool on)
+{
+	struct inode_shard *shard = shard_of(fs, ino);
+	struct inode *in;
+
+	pthread_mutex_lock(&shard->lock);
+	in = find_locked(shard, ino);
+	if (in != NULL)
+		in->orphan = in->namable = on;
+	pthread_mutex_unlock(&shard->lock);
+}
+
+bool inode_is_namable(struct fs *fs, uint64_t ino)
+{
+	struct inode_shard *shard = shard_of(fs, ino);
+	const struct inode *in;
+	bool is;
+
+	pthread_mutex_lock(&shard->lock);
+	in = find_locked(shard, ino);
+	is = in != NULL && in->namable;
+	pthread_mutex_unlock(&shard->lock);
+	return is;
+}
+
 // ---- the data lock ----
 
 // A crash may have cut a long truncate short: extents beyond the size are waiting to be freed, and must not show when the
 // file grows again. Until the reaper has been through all of them, everybody looks for himself.
 static int finish_truncate(struct fs *fs, struct inode *in)
 {
-	struct inode_row row;
 	uint64_t found;
 	unsigned n;
 	int r;
 
 	store_lock(fs->st);
 	r = orphan_list(fs->vol, in->ino - 1, &found, 1, &n);
-	if (r == 0 && n == 1 && found == in->ino)
-		r = inode_get(fs->st, in->ino, &row);
-	else
-		n = 0;
 	store_unlock(fs->st);
-	if (r != 0 || n == 0 || row.nlink == 0)
-		return r;
-	return fs_trim_tail(fs, in);
+	return r == 0 && n == 1 && found == in->ino ? fs_trim_tail(fs, in) : r;
 }
 
 int inode_lock_change(struct fs *fs, struct inode *in)

@@ -6,11 +6,12 @@
 // number in a hash table of shards. When the last of both goes, the object goes; if the inode has lost its last name by
 // then (orphan), its number is handed to the reaper.
 //
-// Locks: a shard's mutex guards its chains and, of each inode in them, nlookup, pins and orphan. The inode's rwlock is the data
+// Locks: a shard's mutex guards its chains and, of each inode in them, nlookup, pins, orphan and namable. The inode's rwlock is the data
 // lock: reads of the file share it, changes of its data and size have it alone; it guards ws. Order: data lock → transaction handle →
 // store lock → shard, list and reaper mutexes, which are leaves.
 //
-// I1  orphan is set only when the inode's row has nlink 0; nothing raises nlink again, so no new reference can come by name.
+// I1  orphan is set only while the inode's row has nlink 0; no reference comes by name then. nlink rises again only while namable is set
+//     too: for a file that never had a name, by a caller who holds a reference, so the reaper has not got it yet.
 // I2  last_txn >= the number of the last transaction that changed the inode (for a directory also: a name in it).
 // I3  Every block in ws->fresh was allocated in, or was unwritten until, transaction ws->fresh_txn.
 #ifndef HYBRIDFS_FS_INODE_H
@@ -51,6 +52,7 @@ struct inode {
 	struct inode_wstate *ws; // NULL until blocks are written
 	pthread_rwlock_t lock;
 	bool orphan;
+	bool namable; // made without a name, and may still get one: see I1
 	bool no_caps; // known to have no security.capability; guarded by the store's lock
 };
 
@@ -86,6 +88,9 @@ void inode_touch(struct fs *fs, uint64_t ino, uint64_t txn);
 
 // The inode has lost its last name: the reaper gets it now, or when the last reference goes.
 void inode_set_orphan(struct fs *fs, uint64_t ino);
+// An inode was made without a name and may still get one (on), or it has got it. Store lock held, referenced.
+void inode_set_namable(struct fs *fs, uint64_t ino, bool on);
+bool inode_is_namable(struct fs *fs, uint64_t ino);
 
 // The data lock, exclusive, with what an interrupted truncate has left behind cleaned up first. On error it is not held.
 int inode_lock_change(struct fs *fs, struct inode *in) ATTR_MUST_USE;

@@ -85,26 +85,26 @@ void reaper_drain(struct fs *fs)
 
 enum reap_result { REAPED, PASSED_OVER, IN_USE };
 
-// With the data lock held: an orphan is deleted unless somebody still has it; an inode that kept a name loses its tail.
+// With the data lock held: an orphan is deleted unless somebody still has it; an inode with a name or a user loses its tail.
 static enum reap_result reap_locked(struct fs *fs, struct inode *in)
 {
 	struct inode_row row;
+	bool in_use;
 	int r;
 
 	store_lock(fs->st);
 	r = inode_get(fs->st, in->ino, &row);
 	store_unlock(fs->st);
-	if (r == 0 && row.nlink > 0)
+	in_use = r == 0 && row.nlink == 0 && inode_is_referenced(fs, in->ino); // its last forget will queue it
+	if (r == 0 && (row.nlink > 0 || in_use))
 		r = fs_trim_tail(fs, in);
-	else if (r == 0 && inode_is_referenced(fs, in->ino))
-		return IN_USE; // its last forget will queue it
 	else if (r == 0 || r == -ENOENT)
 		r = orphan_finish(fs->vol, in->ino);
 	fs_note_result(fs, r);
 	if (r != 0 && volume_refusal(fs->vol) == 0)
 		msg_error("inode %llu: cannot finish deleting (%s); left for the next mount", (unsigned long long)in->ino,
 		          strerrordesc_np(-r));
-	return REAPED;
+	return in_use ? IN_USE : REAPED;
 }
 
 static enum reap_result reap(struct fs *fs, uint64_t ino)

@@ -97,6 +97,7 @@ static ssize_t io_writev(int fd, struct iovec *iov, int n_iov, void *userdata)
 static void prepare_request(struct transport *t, char *buf, size_t len)
 {
 	struct fuse_in_header *in = (struct fuse_in_header *)buf;
+	struct fuse_create_in *create_in = (struct fuse_create_in *)(buf + sizeof(*in));
 	struct fuse_write_in *write_in = (struct fuse_write_in *)(buf + sizeof(*in));
 	const struct fuse_init_in *init = (const struct fuse_init_in *)(buf + sizeof(*in));
 
@@ -104,6 +105,11 @@ static void prepare_request(struct transport *t, char *buf, size_t len)
 		bool kill = transport_handles_killpriv(t) && (write_in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
 
 		write_in->fh = kill ? TRANSPORT_FH_KILL_SUIDGID : 0; // R4
+	} else if ((in->opcode == FUSE_CREATE || in->opcode == FUSE_TMPFILE) && len >= sizeof(*in) + sizeof(*create_in)) {
+		create_in->flags &= ~(uint32_t)TRANSPORT_FLAG_NAMELESS;
+		if (in->opcode == FUSE_TMPFILE)
+			create_in->flags |= TRANSPORT_FLAG_NAMELESS; // R5
+		in->opcode = FUSE_CREATE;
 	} else if (in->opcode == FUSE_INIT && len >= sizeof(*in) + offsetof(struct fuse_init_in, flags2)) {
 		t->init_unique = in->unique;
 		t->init_offered = init->flags;

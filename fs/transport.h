@@ -14,6 +14,8 @@
 // R2  The session's userdata points to an object whose first member is the `struct transport *`.
 // R3  SIGUSR1 belongs to the transport: it wakes its threads at the end.
 // R4  For a WRITE, fuse_file_info.fh is not a file handle (this filesystem has none) but TRANSPORT_FH_* bits of the request.
+// R5  A TMPFILE (Linux 6.1), of which libfuse 3.14 does not know, comes as a CREATE with TRANSPORT_FLAG_NAMELESS in fuse_file_info.flags; the name
+//     means nothing. It is the same request otherwise, and wants the same answer.
 #ifndef HYBRIDFS_FS_TRANSPORT_H
 #define HYBRIDFS_FS_TRANSPORT_H
 
@@ -27,6 +29,8 @@ struct transport;
 
 // The writer lacks CAP_FSETID: clear setuid and setgid (FUSE_WRITE_KILL_SUIDGID; only with transport_handles_killpriv()).
 #define TRANSPORT_FH_KILL_SUIDGID (UINT64_C(1) << 0)
+
+#define TRANSPORT_FLAG_NAMELESS (1 << 22) // __O_TMPFILE
 
 #define TRANSPORT_MAX_WRITE (1u << 20) // bytes of data in one request
 

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
+#include "fs/fs_internal.h"
 #include "fstest.h"
 
 static struct ft t;
@@ -97,6 +98,92 @@ START_TEST(unmount_deletes_referenced_orphans)
 }
 END_TEST
 
+static uint64_t make_tmpfile(uint64_t dir)
+{
+	struct fs_entry e;
+
+	ck_assert_int_eq(fs_tmpfile(t.fs, dir, 0640, &ft_cred, &e), 0);
+	ck_assert(e.st.st_nlink == 0 && e.st.st_mode == (S_IFREG | 0640) && e.st.st_uid == 1000);
+	return e.ino;
+}
+
+// Made without a name: gets one, and another, and then goes as any file does; it cannot come back.
+START_TEST(tmpfile_gets_names)
+{
+	char buf[10000];
+	uint64_t dir, there, ino, got, free_before;
+	struct fs_entry e;
+
+	ft_new(&t, 64 * MIB);
+	free_before = ft_avail(&t);
+	memset(buf, 't', sizeof(buf));
+	dir = ft_mkdir(&t, ROOT_INO, "d");
+	ino = make_tmpfile(dir);
+	ft_write(&t, ino, buf, sizeof(buf), 0);
+	ck_assert_int_eq(ft_lookup(&t, ino, ".", NULL), -ENOENT);
+	ck_assert_uint_eq(ft_stat(&t, dir).st_size, 0);
+	ck_assert_int_eq(count_rows("orphan"), 1);
+	ft_check(&t);
+	there = ft_create(&t, dir, "there");
+	ck_assert_int_eq(fs_link(t.fs, ino, dir, "there", &e), -EEXIST);
+	ck_assert_int_eq(fs_link(t.fs, ino, dir, "one", &e), 0);
+	ck_assert_uint_eq(e.st.st_nlink, 1);
+	ck_assert_int_eq(count_rows("orphan"), 0);
+	ck_assert_int_eq(fs_link(t.fs, ino, ROOT_INO, "two", &e), 0);
+	ck_assert_uint_eq(e.st.st_nlink, 2);
+	ck_assert_int_eq(ft_lookup(&t, dir, "one", &got), 0);
+	ck_assert_uint_eq(got, ino);
+	fs_forget(t.fs, ino, 4); // a file with names does not go with its last reference
+	ft_check(&t);
+	ck_assert_int_eq(ft_lookup(&t, dir, "one", &got), 0);
+	ft_expect(&t, ino, buf, sizeof(buf));
+	ck_assert_int_eq(fs_unlink(t.fs, dir, "one"), 0);
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "two"), 0);
+	ck_assert_int_eq(fs_link(t.fs, ino, dir, "three", &e), -ENOENT);
+	ck_assert_int_eq(fs_unlink(t.fs, dir, "there"), 0);
+	ck_assert_int_eq(fs_rmdir(t.fs, ROOT_INO, "d"), 0);
+	ck_assert_int_eq(fs_tmpfile(t.fs, dir, 0600, &ft_cred, &e), -ENOENT); // in a directory that is gone
+	ck_assert_int_eq(fs_tmpfile(t.fs, ino, 0600, &ft_cred, &e), -ENOTDIR);
+	ck_assert_int_eq(ft_stat(&t, ino).st_nlink, 0);
+	fs_forget(t.fs, ino, 1);
+	fs_forget(t.fs, there, 1);
+	fs_forget(t.fs, dir, 1);
+	wait_for_no_orphans();
+	ft_check(&t);
+	ck_assert_uint_eq(ft_avail(&t), free_before);
+	ft_end(&t);
+}
+END_TEST
+
+// Without a name it goes with its last reference, or with a crash. What had a name by then stays.
+START_TEST(tmpfile_without_a_name_goes)
+{
+	char buf[10000] = { 1 };
+	struct fs_entry e;
+	uint64_t ino, named;
+
+	ft_new(&t, 64 * MIB);
+	ino = make_tmpfile(ROOT_INO);
+	ft_write(&t, ino, buf, sizeof(buf), 0);
+	fs_forget(t.fs, ino, 1);
+	wait_for_no_orphans();
+	ck_assert_int_eq(count_rows("inode"), 1);
+	ck_assert_int_eq(count_rows("extent"), 0);
+	ino = make_tmpfile(ROOT_INO);
+	named = make_tmpfile(ROOT_INO);
+	ft_write(&t, ino, buf, sizeof(buf), 0);
+	ft_write(&t, named, buf, sizeof(buf), 0);
+	ck_assert_int_eq(fs_link(t.fs, named, ROOT_INO, "n", &e), 0);
+	ck_assert_int_eq(fs_fsync(t.fs, named), 0);
+	ft_crash(&t);
+	wait_for_no_orphans();
+	ck_assert_int_eq(count_rows("inode"), 2);
+	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "n", &named), 0);
+	ft_expect(&t, named, buf, sizeof(buf));
+	ft_end(&t);
+}
+END_TEST
+
 static void write_every_other_block(uint64_t ino, unsigned n)
 {
 	char buf[BLK_SIZE];
@@ -133,6 +220,29 @@ START_TEST(interrupted_truncate_is_finished)
 	wait_for_no_orphans();
 	ck_assert_int_eq(ft_stat(&t, ino).st_blocks, 0);
 	free(zeros);
+	ft_end(&t);
+}
+END_TEST
+
+// The same of a file without a name, whose tail was not freed because something has failed: it is not forgotten with the first name.
+START_TEST(tail_of_a_tmpfile_goes_before_its_name_comes)
+{
+	enum { N = 3 };
+	char zeros[N * 2 * BLK_SIZE] = { 0 }, sql[128];
+	struct fs_entry e;
+	uint64_t ino;
+
+	ft_new(&t, 64 * MIB);
+	ino = make_tmpfile(ROOT_INO);
+	write_every_other_block(ino, N);
+	snprintf(sql, sizeof(sql), "UPDATE inode SET size = 0 WHERE ino = %d RETURNING 1", (int)ino);
+	store_lock(t.vol->store);
+	ck_assert_int_eq(ft_sql(&t, sql), 1);
+	store_unlock(t.vol->store);
+	atomic_store(&t.fs->check_orphans, true); // as fs_trim_tail() leaves it
+	ck_assert_int_eq(fs_link(t.fs, ino, ROOT_INO, "f", &e), 0);
+	ck_assert_int_eq(ft_truncate(&t, ino, sizeof(zeros)), 0);
+	ft_expect(&t, ino, zeros, sizeof(zeros));
 	ft_end(&t);
 }
 END_TEST
@@ -432,6 +542,9 @@ int main(void)
 	tcase_add_test(tc, unlinked_open_file_lives_until_forgotten);
 	tcase_add_test(tc, orphans_end_with_a_crash);
 	tcase_add_test(tc, unmount_deletes_referenced_orphans);
+	tcase_add_test(tc, tmpfile_gets_names);
+	tcase_add_test(tc, tmpfile_without_a_name_goes);
+	tcase_add_test(tc, tail_of_a_tmpfile_goes_before_its_name_comes);
 	tcase_add_test(tc, interrupted_truncate_is_finished);
 	tcase_add_test(tc, long_truncate_tells_the_blocks);
 	tcase_add_test(tc, long_truncate_of_an_unlinked_file);
