@@ -157,7 +157,7 @@ static void say_op(const struct op *op, char *buf, size_t cap)
 {
 	static const char *const kinds[] = {
 		[OP_MKNOD] = "mknod", [OP_MKDIR] = "mkdir", [OP_RMDIR] = "rmdir", [OP_SYMLINK] = "symlink", [OP_LINK] = "link",
-		[OP_UNLINK] = "unlink", [OP_RENAME] = "rename", [OP_TRUNCATE] = "truncate", [OP_WRITE] = "write",
+		[OP_UNLINK] = "unlink", [OP_RENAME] = "rename", [OP_TMPFILE] = "tmpfile", [OP_TRUNCATE] = "truncate", [OP_WRITE] = "write",
 		[OP_APPEND] = "append", [OP_FALLOCATE] = "fallocate", [OP_COPY] = "copy", [OP_CHMOD] = "chmod", [OP_CHOWN] = "chown",
 		[OP_UTIMENS] = "utimens", [OP_SETXATTR] = "setxattr", [OP_REMOVEXATTR] = "removexattr", [OP_FSYNC] = "fsync",
 		[OP_SYNC] = "sync", [OP_SYNC_BESIDE] = "sync-beside", [OP_CHECKPOINT_BESIDE] = "checkpoint-beside", [OP_REMOUNT] = "remount",

@@ -216,7 +216,7 @@ int model_may_rename(const struct model *m, unsigned dir, const char *name, unsi
 		return -EEXIST;
 	if (model_is_below(m, to, (unsigned)node) || (flags == RENAME_EXCHANGE && model_is_below(m, dir, (unsigned)old)))
 		return -EINVAL;
-	return flags == 0 && old >= 0 && old != node ? may_replace(m, (unsigned)node, (unsigned)old) : 0;
+	return (flags == 0 || flags == RENAME_WHITEOUT) && old >= 0 && old != node ? may_replace(m, (unsigned)node, (unsigned)old) : 0;
 }
 
 int model_rename(struct model *m, unsigned dir, const char *name, unsigned to, const char *to_name, unsigned flags)

@@ -78,6 +78,7 @@ bool model_is_below(const struct model *m, unsigned node, unsigned dir); // node
 int model_may_unlink(const struct model *m, unsigned dir, const char *name, bool rmdir);
 int model_may_rename(const struct model *m, unsigned dir, const char *name, unsigned to, const char *to_name, unsigned flags);
 // After model_may_rename(), and not of two names of one node: the node that has lost its last name, or -1.
+// With RENAME_WHITEOUT the caller adds what comes to the old name.
 int model_rename(struct model *m, unsigned dir, const char *name, unsigned to, const char *to_name, unsigned flags);
 
 // ---- contents ----

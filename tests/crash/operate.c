@@ -56,6 +56,17 @@ static void drop(struct doing *d, int node)
 	model_drop(d->m, (unsigned)node);
 }
 
+static void fill(uint8_t *buf, uint64_t len, unsigned seed)
+{
+	uint64_t state = rnd_seeded(seed);
+
+	for (uint64_t i = 0; i < len; i += 8) {
+		uint64_t word = rnd_next(&state);
+
+		memcpy(buf + i, &word, len - i < 8 ? len - i : 8);
+	}
+}
+
 // ---- names ----
 
 static int op_make(struct doing *d)
@@ -86,6 +97,61 @@ static int op_make(struct doing *d)
 		d->m->nodes[node].rdev = (dev_t)op->len;
 	if (is_link)
 		model_write(d->m, node, op->to, strlen(op->to), 0);
+	touch(d, dir);
+	touch(d, (int)node);
+	return 0;
+}
+
+// What it answers is that of the step which fails; then the file goes with its reference.
+static int make_tmpfile(struct doing *d, int dir, const char *name, struct fs_entry *entry)
+{
+	const struct op *op = d->op;
+	uint8_t *buf = malloc(op->len + 1);
+	size_t wrote = 0;
+	int r;
+
+	VERIFY(buf != NULL);
+	r = fs_tmpfile(d->fs, node_of(d, dir)->ino, op->arg, &cred, entry);
+	if (r == 0) {
+		fill(buf, op->len, op->seed);
+		r = fs_write(d->fs, entry->ino, buf, op->len, 0, false, &wrote);
+		if (r == 0 && wrote < op->len)
+			r = -ENOSPC;
+		if (r == 0 && name != NULL)
+			r = fs_link(d->fs, entry->ino, node_of(d, dir)->ino, name, entry);
+		if (r != 0 || name == NULL)
+			fs_forget(d->fs, entry->ino, 1);
+	}
+	free(buf);
+	return r;
+}
+
+static int op_tmpfile(struct doing *d)
+{
+	const struct op *op = d->op;
+	bool named = op->to[0] == '\0', exists;
+	const char *name;
+	int dir = model_parent(d->m, op->path, &name), r;
+	struct fs_entry entry;
+	unsigned node;
+	uint8_t *buf;
+
+	if (dir < 0)
+		return absent(d);
+	r = make_tmpfile(d, dir, named ? name : NULL, &entry);
+	exists = named && model_lookup(d->m, (unsigned)dir, name) >= 0;
+	r = agree(d, exists && r != -ENOSPC ? -EEXIST : 0, r); // a full volume shows before the name does
+	if (r != 0 || !named)
+		return done(r);
+	node = model_add(d->m, (unsigned)dir, name, S_IFREG | op->arg, entry.ino);
+	d->m->nodes[node].refs = 2;
+	d->m->nodes[node].uid = cred.uid;
+	d->m->nodes[node].gid = cred.gid;
+	buf = malloc(op->len + 1);
+	VERIFY(buf != NULL);
+	fill(buf, op->len, op->seed);
+	model_write(d->m, node, buf, op->len, 0);
+	free(buf);
 	touch(d, dir);
 	touch(d, (int)node);
 	return 0;
@@ -134,6 +200,32 @@ static int op_unlink(struct doing *d)
 	return 0;
 }
 
+static int rename_in_fs(struct doing *d, int dir, const char *name, int to, const char *to_name)
+{
+	uint64_t ino = node_of(d, dir)->ino, to_ino = node_of(d, to)->ino;
+
+	if (d->op->arg == RENAME_WHITEOUT)
+		return fs_rename_whiteout(d->fs, ino, name, to_ino, to_name, 0, &cred);
+	return fs_rename(d->fs, ino, name, to_ino, to_name, d->op->arg);
+}
+
+static int add_whiteout(struct doing *d, int dir, const char *name)
+{
+	struct fs_entry entry;
+	unsigned node;
+	int r = fs_lookup(d->fs, node_of(d, dir)->ino, name, &entry);
+
+	if (r != 0) {
+		snprintf(d->res->why, sizeof(d->res->why), "left no whiteout: %s", strerror(-r));
+		return -EUCLEAN;
+	}
+	node = model_add(d->m, (unsigned)dir, name, S_IFCHR, entry.ino);
+	d->m->nodes[node].uid = cred.uid;
+	d->m->nodes[node].gid = cred.gid;
+	touch(d, (int)node);
+	return 0;
+}
+
 static int op_rename(struct doing *d)
 {
 	const char *name, *to_name;
@@ -141,7 +233,7 @@ static int op_rename(struct doing *d)
 
 	if (dir < 0 || to < 0)
 		return absent(d);
-	r = fs_rename(d->fs, node_of(d, dir)->ino, name, node_of(d, to)->ino, to_name, d->op->arg);
+	r = rename_in_fs(d, dir, name, to, to_name);
 	r = agree(d, model_may_rename(d->m, (unsigned)dir, name, (unsigned)to, to_name, d->op->arg), r);
 	if (r != 0)
 		return done(r);
@@ -154,21 +246,10 @@ static int op_rename(struct doing *d)
 	gone = model_rename(d->m, (unsigned)dir, name, (unsigned)to, to_name, d->op->arg);
 	if (gone >= 0)
 		drop(d, gone);
-	return 0;
+	return d->op->arg == RENAME_WHITEOUT ? add_whiteout(d, dir, name) : 0;
 }
 
 // ---- data ----
-
-static void fill(uint8_t *buf, uint64_t len, unsigned seed)
-{
-	uint64_t state = rnd_seeded(seed);
-
-	for (uint64_t i = 0; i < len; i += 8) {
-		uint64_t word = rnd_next(&state);
-
-		memcpy(buf + i, &word, len - i < 8 ? len - i : 8);
-	}
-}
 
 static int file_of(struct doing *d, const char *path)
 {
@@ -352,6 +433,8 @@ int operate(struct fs *fs, struct model *m, const struct op *op, uint64_t txn, s
 	case OP_MKDIR:
 	case OP_SYMLINK:
 		return op_make(&d);
+	case OP_TMPFILE:
+		return op_tmpfile(&d);
 	case OP_LINK:
 		return op_link(&d);
 	case OP_UNLINK:

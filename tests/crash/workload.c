@@ -25,6 +25,7 @@
 #define MKDIR(nm, p) { .kind = OP_MKDIR, .name = nm, .path = p, .arg = 0755 }
 #define PATH(k, nm, p) { .kind = k, .name = nm, .path = p }
 #define PATHS(k, nm, p, t, flags) { .kind = k, .name = nm, .path = p, .to = t, .arg = flags }
+#define TMPFILE(nm, p, t, l, s) { .kind = OP_TMPFILE, .name = nm, .path = p, .to = t, .arg = 0600, .len = l, .seed = s }
 #define TRUNC(nm, p, size) { .kind = OP_TRUNCATE, .name = nm, .path = p, .len = size }
 #define WRITE(nm, p, o, l, s) { .kind = OP_WRITE, .name = nm, .path = p, .off = o, .len = l, .seed = s }
 #define APPEND(nm, p, l, s) { .kind = OP_APPEND, .name = nm, .path = p, .len = l, .seed = s }
@@ -82,6 +83,14 @@ static const struct op ops[] = {
 	PATHS(OP_RENAME, "exchange-dir", "/a/sub", "/b/f", RENAME_EXCHANGE),
 	PATHS(OP_RENAME, "noreplace", "/a/f", "/b/f9", RENAME_NOREPLACE),
 	PATHS(OP_RENAME, "noreplace-existing", "/a/f", "/b/f", RENAME_NOREPLACE),
+	PATHS(OP_RENAME, "whiteout", "/a/f", "/a/f9", RENAME_WHITEOUT),
+	PATHS(OP_RENAME, "whiteout-elsewhere-over", "/a/f", "/b/s", RENAME_WHITEOUT),
+	PATHS(OP_RENAME, "whiteout-dir", "/a/sub", "/b/sub", RENAME_WHITEOUT),
+	TMPFILE("tmpfile", "/a/new", "", 20000, 54),
+	TMPFILE("tmpfile-inline", "/a/new", "", 100, 55),
+	TMPFILE("tmpfile-big", "/a/new", "", 200000, 56),
+	TMPFILE("tmpfile-existing", "/a/f", "", 20000, 57),
+	TMPFILE("tmpfile-nameless", "/a/new", "no name", 20000, 58),
 	TRUNC("truncate-to-0", "/a/f", 0),
 	TRUNC("truncate-to-100", "/a/f", 100),
 	TRUNC("truncate-inside", "/a/f", 5000),
@@ -286,12 +295,12 @@ static void random_path(struct mix *x, enum wanted wanted, char *path, size_t ca
 static void random_name_op(struct mix *x, struct op *op)
 {
 	static const enum op_kind kinds[] = { OP_MKNOD, OP_MKNOD, OP_MKNOD, OP_MKDIR, OP_RMDIR, OP_SYMLINK, OP_LINK,
-		                              OP_UNLINK, OP_UNLINK, OP_RENAME, OP_RENAME };
-	static const unsigned flags[] = { 0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE };
+		                              OP_UNLINK, OP_UNLINK, OP_RENAME, OP_RENAME, OP_TMPFILE };
+	static const unsigned flags[] = { 0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT };
 
 	op->kind = kinds[rnd_below(&x->rnd, ARRAY_LEN(kinds))];
 	random_path(x, rnd_below(&x->rnd, 3) == 0 ? WANT_ANY : WANT_FREE, op->to, sizeof(op->to));
-	if (op->kind == OP_MKNOD || op->kind == OP_MKDIR || op->kind == OP_SYMLINK)
+	if (op->kind == OP_MKNOD || op->kind == OP_MKDIR || op->kind == OP_SYMLINK || op->kind == OP_TMPFILE)
 		random_path(x, WANT_FREE, op->path, sizeof(op->path));
 	if (op->kind == OP_LINK)
 		random_path(x, WANT_FILE, op->path, sizeof(op->path));
@@ -301,6 +310,12 @@ static void random_name_op(struct mix *x, struct op *op)
 		op->arg = 0755;
 	else if (op->kind == OP_RENAME)
 		op->arg = flags[rnd_below(&x->rnd, ARRAY_LEN(flags))];
+	if (op->kind == OP_TMPFILE) {
+		op->to[0] = rnd_below(&x->rnd, 4) == 0 ? 'n' : '\0';
+		op->arg = 0600;
+		op->len = 1 + rnd_below(&x->rnd, 100000);
+		op->seed = (unsigned)rnd_next(&x->rnd);
+	}
 }
 
 static void random_data_op(struct mix *x, struct op *op)

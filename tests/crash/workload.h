@@ -19,6 +19,7 @@
 enum op_kind {
 	OP_MKNOD, // regular files, too
 	OP_MKDIR, OP_RMDIR, OP_SYMLINK, OP_LINK, OP_UNLINK, OP_RENAME,
+	OP_TMPFILE, // without a name, then written, then named: so it is there as a whole or not at all. With `to` it gets no name
 	OP_TRUNCATE, OP_WRITE, OP_APPEND, OP_FALLOCATE, OP_COPY,
 	OP_CHMOD, OP_CHOWN, OP_UTIMENS, OP_SETXATTR, OP_REMOVEXATTR,
 	OP_FSYNC, OP_SYNC,

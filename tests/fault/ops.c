@@ -140,6 +140,22 @@ int op_link(struct work *w, const struct op *op)
 	return err;
 }
 
+int op_name_held(struct work *w, const struct op *op)
+{
+	struct fs_entry e;
+	const char *name;
+	uint64_t dir;
+	int err = find_parent(w->fs, op->path, &dir, &name);
+
+	if (err != 0)
+		return err;
+	err = fs_link(w->fs, w->held, dir, name, &e);
+	if (err == 0)
+		fs_forget(w->fs, e.ino, 1);
+	drop(w->fs, dir);
+	return err;
+}
+
 static int remove_name(struct work *w, const struct op *op, int (*how)(struct fs *fs, uint64_t dir, const char *name))
 {
 	const char *name;
@@ -166,7 +182,10 @@ int op_rename(struct work *w, const struct op *op)
 		return err;
 	err = find_parent(w->fs, op->path2, &new_dir, &new_name);
 	if (err == 0) {
-		err = fs_rename(w->fs, dir, name, new_dir, new_name, (unsigned)op->arg);
+		if (op->arg == RENAME_WHITEOUT)
+			err = fs_rename_whiteout(w->fs, dir, name, new_dir, new_name, 0, &cred);
+		else
+			err = fs_rename(w->fs, dir, name, new_dir, new_name, (unsigned)op->arg);
 		drop(w->fs, new_dir);
 	}
 	drop(w->fs, dir);
@@ -182,6 +201,21 @@ int op_hold(struct work *w, const struct op *op)
 
 	if (err == 0)
 		w->held = ino;
+	return err;
+}
+
+int op_tmpfile(struct work *w, const struct op *op)
+{
+	struct fs_entry e;
+	uint64_t dir;
+	int err = find(w->fs, op->path, strlen(op->path), &dir);
+
+	if (err != 0)
+		return err;
+	err = fs_tmpfile(w->fs, dir, 0600, &cred, &e);
+	if (err == 0)
+		w->held = e.ino;
+	drop(w->fs, dir);
 	return err;
 }
 
@@ -424,6 +458,8 @@ int try_everything(struct fs *fs, int answers[], int max)
 		{ "rename", op_rename, .path = TREE_PROBE "/small", .path2 = TREE_PROBE "/moved" },
 		{ "link", op_link, .path = TREE_PROBE "/large", .path2 = TREE_PROBE "/linked" },
 		{ "unlink", op_unlink, .path = TREE_PROBE "/large" },
+		{ "whiteout", op_rename, .path = TREE_PROBE "/linked", .path2 = TREE_PROBE "/white", .arg = RENAME_WHITEOUT },
+		{ "tmpfile", op_tmpfile, .path = TREE_PROBE },
 		{ "rmdir", op_rmdir, .path = TREE_PROBE "/empty" },
 		{ .name = "sync", .run = op_sync },
 	};

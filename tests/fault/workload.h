@@ -61,8 +61,10 @@ int op_symlink(struct work *w, const struct op *op);
 int op_link(struct work *w, const struct op *op);
 int op_unlink(struct work *w, const struct op *op);
 int op_rmdir(struct work *w, const struct op *op);
-int op_rename(struct work *w, const struct op *op);   // arg: flags
+int op_rename(struct work *w, const struct op *op);   // arg: a flag
 int op_hold(struct work *w, const struct op *op);     // keeps path in use until op_release
+int op_tmpfile(struct work *w, const struct op *op);  // made in the directory path, and kept like that
+int op_name_held(struct work *w, const struct op *op);
 int op_release(struct work *w, const struct op *op);
 int op_read_held(struct work *w, const struct op *op);
 int op_write_held(struct work *w, const struct op *op);

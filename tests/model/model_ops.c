@@ -432,6 +432,64 @@ static void op_create(struct model *m)
 	model_close(&files);
 }
 
+static int name_file(int fd, int root, const char *path)
+{
+	char proc[64];
+
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, proc, root, path, AT_SYMLINK_FOLLOW);
+}
+
+// A file without a name: written, then it stays open like this, gets a name, or goes.
+static void op_tmpfile(struct model *m)
+{
+	struct pair *slot = &m->slots[model_random(m, MAX_SLOTS)], files;
+	bool exclusive = model_chance(m, 10);
+	const struct node *dir = pick_node(m, S_IFDIR);
+	uint64_t off = pick_off(m), len = pick_len(m);
+	struct outcome out;
+	char path[PATH_LEN];
+
+	model_note(m, "O_TMPFILE in '%s'%s", dir != NULL ? dir->path : ".", exclusive ? ", O_EXCL" : "");
+	if (!model_open(m, &files, dir != NULL ? dir->path : ".", O_TMPFILE | O_RDWR | (exclusive ? O_EXCL : 0), 0600 | (mode_t)model_random(m, 0200)))
+		return;
+	fill(m, len);
+	BOTH(&out, pwrite(files.fd[s], m->buf[REFERENCE], len, (off_t)off));
+	(void)model_agree(m, &out);
+	model_compare_fds(m, &files, "(nameless)", 0, off + len + 1);
+	if (slot->fd[TESTED] < 0 && model_chance(m, 40)) {
+		*slot = files;
+		return;
+	}
+	if (model_chance(m, 80)) {
+		pick_new(m, path);
+		model_note(m, "name it '%s'", path);
+		BOTH(&out, name_file(files.fd[s], m->root[s], path));
+		m->stale = true;
+		if (model_agree(m, &out))
+			model_compare_stat(m, path);
+	}
+	model_close(&files);
+}
+
+// A file that is open and perhaps has lost its names, or never had one, gets a name.
+static void op_name_slot(struct model *m)
+{
+	unsigned i = (unsigned)model_random(m, MAX_SLOTS);
+	struct pair *slot = &m->slots[i];
+	struct outcome out;
+	char path[PATH_LEN];
+
+	if (slot->fd[TESTED] < 0)
+		return;
+	pick_new(m, path);
+	model_note(m, "name open file %u '%s'", i, path);
+	BOTH(&out, name_file(slot->fd[s], m->root[s], path));
+	m->stale = true;
+	if (model_agree(m, &out))
+		model_compare_stat(m, path);
+}
+
 static void op_mkdir(struct model *m)
 {
 	mode_t mode = 0700 | (mode_t)model_random(m, 0100);
@@ -514,7 +572,8 @@ static void op_rmdir(struct model *m)
 
 static void op_rename(struct model *m)
 {
-	unsigned flags = model_chance(m, 70) ? 0 : model_chance(m, 50) ? RENAME_NOREPLACE : RENAME_EXCHANGE;
+	static const unsigned rare[] = { RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE };
+	unsigned flags = model_chance(m, 70) ? 0 : rare[model_random(m, 4)];
 	char from[PATH_LEN], to[PATH_LEN];
 	struct outcome out;
 
@@ -638,7 +697,7 @@ static const struct {
 	{ op_copy_range, 4 }, { op_mmap, 4 }, { op_fsync, 2 }, { op_slot, 4 }, { op_mkdir, 6 },
 	{ op_mknod, 1 }, { op_symlink, 2 }, { op_link, 4 }, { op_unlink, 9 }, { op_rmdir, 4 },
 	{ op_rename, 9 }, { op_chmod, 3 }, { op_chown, 2 }, { op_utimens, 4 }, { op_xattr, 5 },
-	{ op_stat, 2 }, { op_readdir, 2 },
+	{ op_stat, 2 }, { op_readdir, 2 }, { op_tmpfile, 4 }, { op_name_slot, 2 },
 };
 
 void model_step(struct model *m)
