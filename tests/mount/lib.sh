@@ -3,12 +3,13 @@
 # For the scripts of this folder to source, after `set -eu`. On top of ../mounted.sh: one volume in a scratch folder, mounted and
 # unmounted in the words of the tests.
 #
-# Sets, beyond what mounted.sh sets: UMOUNT, FSOP (programs).
+# Sets, beyond what mounted.sh sets: UMOUNT, FSOP, LINUXOP (programs).
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/mounted.sh
 . "$here/../mounted.sh"
 UMOUNT=$builddir_top/fs/umount.hybridfs
 FSOP=$builddir_top/tests/mount/fsop
+LINUXOP=$builddir_top/tests/mount/linuxop
 
 require_root() { [ "$(id -u)" = 0 ] || skip "needs root: $*"; }
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# umount.hybridfs: waits until the daemon has ended, knows a busy mount, the lazy way, the mount point and the device.
+# umount.hybridfs: waits until the daemon has ended, knows a busy mount, the lazy way, the mount point and the device. Open files go on working
+# after a lazy unmount. A mount over one whose daemon has died says so.
 set -eu
 # shellcheck source=tests/mount/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -37,6 +38,39 @@ kill "$user"
 wait "$user" 2>/dev/null || true
 wait_until 10 eval '[ -z "$(daemon_pid)" ]' || fail "the daemon stays after its last user"
 check_image
+
+# Who has a file open when the mount goes lazily goes on with it; the volume is free when the last one has closed.
+mount_image
+exec 8<>"$mnt/open" 9<>"$mnt/unlinked"
+echo before >&8
+rm "$mnt/unlinked"
+"$UMOUNT" -l "$mnt" || fail "-l with open files"
+! is_mounted "$mnt" || fail "-l with open files"
+same "$(ls -A "$mnt")" "" "the mount point after -l"
+echo after >&8 || fail "writing after -l"
+echo nameless >&9 || fail "writing to a file without a name after -l"
+"$FSOP" fsync /dev/fd/8 || fail "fsync after -l"
+same "$(cat /dev/fd/8 | tr '\n' ' ')$(stat -L -c %h /dev/fd/9)" "before after 0" "reading after -l"
+[ -n "$(daemon_pid)" ] || fail "the daemon does not stay for its last users"
+exec 8>&- 9>&-
+wait_until 10 eval '[ -z "$(daemon_pid)" ]' || fail "the daemon stays after the last file was closed"
+check_image
+mount_image
+same "$(cat "$mnt/open" | tr '\n' ' ')" "before after " "what was written after -l"
+
+# The daemon dies. The dead mount is told; when it is taken off, all goes on.
+pid=$(daemon_pid)
+kill -9 "$pid"
+wait_until 5 is_gone "$pid"
+if ls "$mnt/none" 2>"$scratch/err"; then fail "a dead mount answers"; fi
+grep -q "not connected\|connection abort" "$scratch/err" || fail "a dead mount: $(cat "$scratch/err")"
+fails_with 32 "still mounted, but its daemon has ended: run 'umount" "$DAEMON" "$image" "$mnt"
+"$UMOUNT" "$mnt" || fail "umount.hybridfs of a dead mount"
+! is_mounted "$mnt" || fail "the dead mount is still there"
+check_image
+mount_image
+same "$(cat "$mnt/open" | tr '\n' ' ')" "before after " "after a dead mount"
+unmount_image
 
 mount_image
 "$UMOUNT" "$image" || fail "by its device"
