@@ -55,6 +55,19 @@ mv -T p/in q/in
 "$FSOP" dotdot q/in || fail "mv"
 rm -r p q
 
+# The time of change of what was renamed is that of the rename.
+mkdir times
+touch times/file
+mkdir times/dir
+mkfifo times/fifo
+ln -s nowhere times/symlink
+for name in file dir fifo symlink; do
+	was=$(stat -c %z "times/$name")
+	mv "times/$name" "times/$name-2"
+	[ "$(stat -c %z "times/$name-2")" != "$was" ] || fail "the ctime of a renamed $name"
+done
+rm -r times
+
 # A whiteout stays behind (RENAME_WHITEOUT), also within one directory; NOREPLACE goes with it, EXCHANGE does not.
 echo w >w
 "$FSOP" rename w x whiteout
