@@ -117,6 +117,7 @@ struct fs_setattr {
 	uint64_t size_bytes;
 	struct timespec atime, mtime, ctime;
 	bool kill_suidgid; // drop setuid, and setgid of a group-executable file (the caller lacks CAP_FSETID)
+	bool kill_sgid;    // drop setgid of any file (and is not of its group)
 };
 int fs_setattr(struct fs *fs, uint64_t ino, const struct fs_setattr *attr, struct stat *out) ATTR_MUST_USE;
 int fs_statfs(struct fs *fs, struct statvfs *out) ATTR_MUST_USE;

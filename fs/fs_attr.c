@@ -55,6 +55,8 @@ int fs_apply_attr(struct fs *fs, struct inode *in, struct inode_row *row, const 
 
 	if (chown || (attr->set & FS_SET_SIZE) != 0 || attr->kill_suidgid)
 		r = fs_kill_privs(fs, in, row, chown || attr->kill_suidgid);
+	if (attr->kill_sgid && !S_ISDIR(row->mode))
+		row->mode &= ~(uint32_t)S_ISGID;
 	// After that: a mode given together with an owner is what the caller wants to see.
 	if (attr->set & FS_SET_MODE)
 		row->mode = (row->mode & S_IFMT) | (attr->mode & 07777);

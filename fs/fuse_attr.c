@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT
 // FUSE operations on attributes, extended attributes and the volume's numbers.
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/fuse.h>
+#include <linux/limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 
+#include "fs/caller.h"
 #include "fs/fuse_ops.h"
+
+#define TRUSTED_PREFIX "trusted."
 
 void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -66,6 +71,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, s
 
 	(void)fi;
 	change.kill_suidgid = must_kill_suidgid(req, change.set, to_set);
+	if (change.kill_suidgid)
+		change.kill_sgid = fs_getattr(fs_of(req), ino, &st) == 0 && must_kill_sgid(req, &st);
 	reply_attr(req, fs_setattr(fs_of(req), ino, &change, &st), &st);
 }
 
@@ -124,14 +131,44 @@ void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	free(buf);
 }
 
+// Takes the names with this prefix out of a list; returns how long it is then.
+static size_t hide(char *list, size_t len, const char *prefix)
+{
+	size_t kept = 0, n;
+
+	for (size_t at = 0; at < len; at += n) {
+		n = strlen(list + at) + 1;
+		if (strncmp(list + at, prefix, strlen(prefix)) == 0)
+			continue;
+		memmove(list + kept, list + at, n);
+		kept += n;
+	}
+	return kept;
+}
+
+static bool has_prefix(const char *list, size_t len, const char *prefix)
+{
+	for (size_t at = 0; at < len; at += strlen(list + at) + 1)
+		if (strncmp(list + at, prefix, strlen(prefix)) == 0)
+			return true;
+	return false;
+}
+
+// Reading trusted attributes is refused by the kernel, but the list of names goes to the process as we give it.
 void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
-	char *buf = size > 0 ? malloc(size) : NULL;
+	char *list = malloc(XATTR_LIST_MAX);
 	size_t len = 0;
 	int rc = -ENOMEM;
 
-	if (size == 0 || buf != NULL)
-		rc = fs_listxattr(fs_of(req), ino, buf, size, &len);
-	reply_xattr(req, rc, buf, size, len);
-	free(buf);
+	if (list != NULL)
+		rc = fs_listxattr(fs_of(req), ino, list, XATTR_LIST_MAX, &len);
+	if (rc == -ERANGE)
+		rc = -E2BIG; // no list is long enough
+	if (rc == 0 && has_prefix(list, len, TRUSTED_PREFIX) && !caller_is_capable(req, CAP_SYS_ADMIN))
+		len = hide(list, len, TRUSTED_PREFIX);
+	if (rc == 0 && size > 0 && len > size)
+		rc = -ERANGE;
+	reply_xattr(req, rc, list, size, len);
+	free(list);
 }

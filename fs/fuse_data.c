@@ -82,7 +82,7 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	int rc = drop_suidgid_unless_root(req, ino);
+	int rc = drop_suidgid_unless_capable(req, ino);
 
 	(void)fi;
 	if (rc == 0)
@@ -110,7 +110,7 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_off, struct fuse
                         struct fuse_file_info *out_fi, size_t len, int flags)
 {
 	size_t done = 0;
-	int rc = flags == 0 ? drop_suidgid_unless_root(req, out) : -EINVAL;
+	int rc = flags == 0 ? drop_suidgid_unless_capable(req, out) : -EINVAL;
 
 	(void)in_fi;
 	(void)out_fi;

@@ -19,7 +19,10 @@
 #include "fs/fuse_ops.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <sys/stat.h>
+
+#include "fs/caller.h"
 
 #define MAX_BACKGROUND 64 // read-ahead, direct I/O and writeback requests in flight
 
@@ -75,30 +78,43 @@ struct fs_cred cred_of(fuse_req_t req)
 
 static bool has_suidgid(const struct stat *st)
 {
-	bool setgid = (st->st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP); // without x it once meant mandatory locks
-
-	return S_ISREG(st->st_mode) && (setgid || (st->st_mode & S_ISUID) != 0);
+	return S_ISREG(st->st_mode) && (st->st_mode & (S_ISUID | S_ISGID)) != 0;
 }
 
-int drop_suidgid(fuse_req_t req, fuse_ino_t ino)
+bool must_kill_sgid(fuse_req_t req, const struct stat *st)
 {
-	struct fs_setattr change = { .kill_suidgid = true };
-	struct stat st;
-	int rc = fs_getattr(fs_of(req), ino, &st);
+	return S_ISREG(st->st_mode) && (st->st_mode & (S_ISGID | S_IXGRP)) == S_ISGID && !caller_may_setgid(req, st->st_gid);
+}
 
-	if (rc != 0 || !has_suidgid(&st))
-		return rc;
-	rc = fs_setattr(fs_of(req), ino, &change, &st);
+static int drop_bits(fuse_req_t req, fuse_ino_t ino, struct stat *st)
+{
+	struct fs_setattr change = { .kill_suidgid = true, .kill_sgid = must_kill_sgid(req, st) };
+	int rc = fs_setattr(fs_of(req), ino, &change, st);
+
 	if (rc == 0)
 		fuse_lowlevel_notify_inval_inode(session_of(req)->se, ino, -1, 0); // attributes only: takes no lock of the file
 	return rc;
 }
 
-int drop_suidgid_unless_root(fuse_req_t req, fuse_ino_t ino)
+int drop_suidgid(fuse_req_t req, fuse_ino_t ino)
 {
-	if (!transport_handles_killpriv(session_of(req)->transport) || fuse_req_ctx(req)->uid == 0)
+	struct stat st;
+	int rc = fs_getattr(fs_of(req), ino, &st);
+
+	return rc != 0 || !has_suidgid(&st) ? rc : drop_bits(req, ino, &st);
+}
+
+int drop_suidgid_unless_capable(fuse_req_t req, fuse_ino_t ino)
+{
+	struct stat st;
+	int rc;
+
+	if (!transport_handles_killpriv(session_of(req)->transport))
 		return 0;
-	return drop_suidgid(req, ino);
+	rc = fs_getattr(fs_of(req), ino, &st);
+	if (rc != 0 || !has_suidgid(&st) || caller_is_capable(req, CAP_FSETID))
+		return rc;
+	return drop_bits(req, ino, &st);
 }
 
 // ---- INIT ----

@@ -50,8 +50,10 @@ struct fs_cred cred_of(fuse_req_t req);
 // Before a process without CAP_FSETID changes the contents of a file: clears setuid and setgid, and makes the kernel ask for the
 // mode anew, because it would go on with the one that it knows, even in exec(2). 0 or a negative errno.
 int drop_suidgid(fuse_req_t req, fuse_ino_t ino) ATTR_MUST_USE;
-// The same where the request does not say what the process may: for everybody but root, if the kernel leaves it to us at all.
-int drop_suidgid_unless_root(fuse_req_t req, fuse_ino_t ino) ATTR_MUST_USE;
+// The same where the request does not say what the process may, if the kernel leaves it to us at all.
+int drop_suidgid_unless_capable(fuse_req_t req, fuse_ino_t ino) ATTR_MUST_USE;
+// Without execution for the group, setgid is no privilege, and goes only when the process is not of that group.
+bool must_kill_sgid(fuse_req_t req, const struct stat *st);
 
 // ---- fuse_dir.c ----
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/limits.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -13,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "block/superblock.h"
@@ -325,6 +327,62 @@ static int op_fsync(char **arg)
 	return fd < 0 || fsync(fd) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
 }
 
+// The errors of extended attributes, as ext4 gives them, and the largest of all.
+static int op_xattr_limits(char **arg)
+{
+	static char big[XATTR_SIZE_MAX + 1], got[XATTR_SIZE_MAX + 1];
+	char longest[XATTR_NAME_MAX + 2];
+	const char *file = arg[0];
+	const struct {
+		const char *what;
+		long ret;
+		int err, want;
+	} tries[] = {
+#define TRY(want, expr) { #expr, (errno = 0, (long)(expr)), errno, want }
+		TRY(0, (memset(big, 'b', sizeof(big)), memset(longest, 'n', sizeof(longest)), memcpy(longest, "user.", 5), 0)),
+		TRY(ENODATA, setxattr(file, "user.a", "1234", 4, XATTR_REPLACE)),
+		TRY(0, setxattr(file, "user.a", "1234", 4, XATTR_CREATE)),
+		TRY(EEXIST, setxattr(file, "user.a", "1234", 4, XATTR_CREATE)),
+		TRY(0, setxattr(file, "user.a", "", 0, XATTR_REPLACE)),
+		TRY(0, setxattr(file, "user.a", "1234", 4, 0)),
+		TRY(EINVAL, setxattr(file, "user.a", "1234", 4, XATTR_CREATE << 4)),
+		TRY(ERANGE, getxattr(file, "user.a", got, 3)),
+		TRY(ERANGE, listxattr(file, got, 6)),
+		TRY(ENODATA, getxattr(file, "user.b", got, 3)),
+		TRY(ENODATA, removexattr(file, "user.b")),
+		TRY(0, setxattr(file, "user.big", big, XATTR_SIZE_MAX, 0)),
+		TRY(0, getxattr(file, "user.big", got, XATTR_SIZE_MAX)),
+		TRY(0, memcmp(big, got, XATTR_SIZE_MAX)),
+		TRY(E2BIG, setxattr(file, "user.big", big, XATTR_SIZE_MAX + 1, 0)),
+		TRY(0, (longest[XATTR_NAME_MAX] = '\0', setxattr(file, longest, "x", 1, 0))),
+		TRY(0, getxattr(file, longest, got, 1)),
+		TRY(0, removexattr(file, longest)),
+		TRY(ERANGE, (longest[XATTR_NAME_MAX] = 'n', longest[XATTR_NAME_MAX + 1] = '\0', setxattr(file, longest, "x", 1, 0))),
+		TRY(EINVAL, setxattr(file, "user.", "x", 1, 0)),
+		TRY(EOPNOTSUPP, setxattr(file, "user", "x", 1, 0)),
+		TRY(EOPNOTSUPP, setxattr(file, "other.x", "x", 1, 0)),
+		TRY(EOPNOTSUPP, getxattr(file, "other.x", got, 1)),
+		TRY(EOPNOTSUPP, setxattr(file, "system.x", "x", 1, 0)),
+		TRY(EOPNOTSUPP, getxattr(file, "system.x", got, 1)),
+		TRY(EOPNOTSUPP, removexattr(file, "system.x")),
+#undef TRY
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(tries); i++)
+		if ((tries[i].want == 0) != (tries[i].ret >= 0) || tries[i].err != tries[i].want) {
+			errno = tries[i].err;
+			return complain(tries[i].what);
+		}
+	return 0;
+}
+
+static int op_create(char **arg)
+{
+	int fd = open(arg[0], O_WRONLY | O_CREAT | O_EXCL, (mode_t)strtoul(arg[1], NULL, 8));
+
+	return fd < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
 static int op_euid(char **arg)
 {
 	(void)arg;
@@ -360,6 +418,7 @@ static const struct {
 	int (*run)(char **arg);
 } ops[] = {
 	{ "append", 3, op_append },
+	{ "create", 2, op_create },
 	{ "direct", 1, op_direct },
 	{ "dotdot", 1, op_dotdot },
 	{ "euid", 0, op_euid },
@@ -377,6 +436,7 @@ static const struct {
 	{ "shutdown", 2, op_shutdown },
 	{ "shutdown-open", 2, op_shutdown_open },
 	{ "unlinked", 1, op_unlinked },
+	{ "xattr-limits", 1, op_xattr_limits },
 };
 
 int main(int argc, char **argv)
