@@ -113,7 +113,7 @@ static enum mount_exit open_volume(struct daemon *d)
 {
 	const struct options *o = d->opts;
 	struct volume_opts vol_opts = { .commit_interval_ms = o->commit_s * 1000, .engine = o->engine };
-	struct fs_opts fs_opts = { .atime = o->atime, .discard = o->discard, .nodatacow = o->nodatacow };
+	struct fs_opts fs_opts = { .atime = o->atime, .nodiratime = o->nodiratime, .discard = o->discard, .nodatacow = o->nodatacow };
 	int rc;
 
 	rc = bdev_open_file(d->device, o->read_only ? BDEV_READ_ONLY : 0, DEVICE_WAIT_MS, &d->dev, &d->why);

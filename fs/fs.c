@@ -32,6 +32,7 @@ int fs_create_context(struct volume *vol, const struct fs_opts *opts, struct fs 
 	fs->vol = vol;
 	fs->st = vol->store;
 	fs->atime = opts->atime;
+	fs->nodiratime = opts->nodiratime;
 	fs->nodatacow = opts->nodatacow;
 	r = inode_table_init(&fs->inodes);
 	if (r != 0) {
@@ -66,6 +67,7 @@ void fs_destroy_context(struct fs *fs)
 }
 
 struct volume *fs_volume(struct fs *fs) { return fs->vol; }
+void fs_leave_times_to_kernel(struct fs *fs) { fs->kernel_has_times = true; }
 
 void fs_note_result(struct fs *fs, int rc)
 {
@@ -165,7 +167,7 @@ int64_t fs_now_ns(void)
 	return ts.tv_sec * NS_PER_S + ts.tv_nsec;
 }
 
-static struct timespec to_timespec(int64_t ns)
+struct timespec fs_to_timespec(int64_t ns)
 {
 	struct timespec ts = { .tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S };
 
@@ -194,14 +196,22 @@ void fs_row_to_stat(const struct inode_row *row, struct stat *st)
 		.st_size = (off_t)row->size_bytes,
 		.st_blksize = BLK_SIZE,
 		.st_blocks = (blkcnt_t)(row->blocks_blk * (BLK_SIZE / 512)),
-		.st_atim = to_timespec(row->atime_ns),
-		.st_mtim = to_timespec(row->mtime_ns),
-		.st_ctim = to_timespec(row->ctime_ns),
+		.st_atim = fs_to_timespec(row->atime_ns),
+		.st_mtim = fs_to_timespec(row->mtime_ns),
+		.st_ctim = fs_to_timespec(row->ctime_ns),
 	};
+}
+
+void fs_touch_contents(const struct fs *fs, struct inode_row *row)
+{
+	if (!fs->kernel_has_times)
+		row->mtime_ns = row->ctime_ns = fs_now_ns();
 }
 
 static bool wants_atime(const struct fs *fs, const struct inode_row *row, int64_t now)
 {
+	if (fs->nodiratime && S_ISDIR(row->mode))
+		return false;
 	switch (fs->atime) {
 	case FS_NOATIME:
 		return false;

@@ -38,6 +38,7 @@ enum fs_atime { FS_RELATIME, FS_STRICTATIME, FS_NOATIME };
 
 struct fs_opts {
 	enum fs_atime atime;
+	bool nodiratime;        // reading directories does not update their atime
 	bool discard;           // tell the device in the background what was freed, if it can
 	unsigned trim_delay_ms; // from a deletion to that; 0 = a few seconds
 	bool nodatacow;         // files made through this context are FS_NOCOW_FL
@@ -49,6 +50,9 @@ int fs_create_context(struct volume *vol, const struct fs_opts *opts, struct fs 
 // The caller closes the volume after it.
 void fs_destroy_context(struct fs *fs);
 struct volume *fs_volume(struct fs *fs);
+// With a writeback cache, mtime and ctime of regular files are set by the kernel when data changes in its cache, and told by fs_setattr(). The
+// data itself comes later, so from here on it changes no times. Before the first operation.
+void fs_leave_times_to_kernel(struct fs *fs);
 // What an operation has answered: damage (-EUCLEAN) is remembered on the volume.
 void fs_note_result(struct fs *fs, int rc);
 
@@ -103,6 +107,10 @@ int fs_readdir(struct fs *fs, uint64_t ino, uint64_t cookie, bool plus, fs_emit_
 
 // ---- attributes (fs_attr.c) ----
 int fs_getattr(struct fs *fs, uint64_t ino, struct stat *st) ATTR_MUST_USE;
+// With the time when the inode was made. It is also shown as the attribute FS_BTIME_NAME (seconds.nanoseconds), which cannot be changed and
+// is not listed: nobody copies it.
+#define FS_BTIME_NAME "system.hybridfs.btime"
+int fs_getattr_btime(struct fs *fs, uint64_t ino, struct stat *st, struct timespec *btime) ATTR_MUST_USE;
 
 enum fs_set {
 	FS_SET_MODE = 1 << 0, FS_SET_UID = 1 << 1, FS_SET_GID = 1 << 2, FS_SET_SIZE = 1 << 3,

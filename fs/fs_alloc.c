@@ -158,7 +158,7 @@ int fs_truncate(struct fs *fs, struct inode *in, const struct fs_setattr *attr, 
 		return r;
 	r = apply_resize(&c, size, &more);
 	c.row.size_bytes = size;
-	c.row.mtime_ns = fs_now_ns();
+	fs_touch_contents(fs, &c.row);
 	if (r == 0)
 		r = fs_apply_attr(fs, in, &c.row, attr);
 	r = change_end(&c, r);
@@ -229,7 +229,7 @@ static int map_runs(struct prealloc *p, uint64_t off_blk, const struct run *runs
 		row.blocks_blk += run->len_blk;
 	}
 	row.flags &= ~(uint32_t)INODE_INLINE;
-	row.ctime_ns = fs_now_ns();
+	fs_touch_contents(fs, &row);
 	if (r == 0)
 		r = inode_update(fs->st, &row);
 	p->changed = true;
@@ -315,11 +315,9 @@ static int finish_allocate(struct prealloc *p)
 		return r;
 	r = inode_get(p->fs->st, p->in->ino, &row);
 	if (r == 0 && (!p->changed || (!p->keep_size && row.size_bytes < p->end))) {
-		row.ctime_ns = fs_now_ns();
-		if (!p->keep_size && row.size_bytes < p->end) {
+		fs_touch_contents(p->fs, &row);
+		if (!p->keep_size && row.size_bytes < p->end)
 			row.size_bytes = p->end;
-			row.mtime_ns = row.ctime_ns;
-		}
 		r = inode_update(p->fs->st, &row);
 	}
 	inode_touch(p->fs, p->in->ino, txn);
@@ -362,7 +360,7 @@ static int punch_inline(struct change *c, uint64_t off, uint64_t end)
 		memset(c->inline_data + off, 0, min_u64(end, c->row.size_bytes) - off);
 		r = inline_set(c->fs->st, c->in->ino, c->inline_data, c->row.size_bytes);
 	}
-	c->row.mtime_ns = c->row.ctime_ns = fs_now_ns();
+	fs_touch_contents(c->fs, &c->row);
 	return change_end(c, r);
 }
 
@@ -409,7 +407,7 @@ static int punch(struct fs *fs, struct inode *in, uint64_t off, uint64_t end)
 	r = change_apply(&c);
 	if (r == 0)
 		r = unmap(fs, &c.row, first, last, &more);
-	c.row.mtime_ns = c.row.ctime_ns = fs_now_ns();
+	fs_touch_contents(fs, &c.row);
 	r = change_end(&c, r);
 	while (r == 0 && more)
 		r = unmap_piece(fs, in, first, last, false, &more);

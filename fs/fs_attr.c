@@ -10,7 +10,7 @@
 
 #define NS_PER_S 1000000000ll
 
-int fs_getattr(struct fs *fs, uint64_t ino, struct stat *st)
+int fs_getattr_btime(struct fs *fs, uint64_t ino, struct stat *st, struct timespec *btime)
 {
 	struct inode_row row;
 	int r;
@@ -18,9 +18,18 @@ int fs_getattr(struct fs *fs, uint64_t ino, struct stat *st)
 	store_lock(fs->st);
 	r = inode_get(fs->st, ino, &row);
 	store_unlock(fs->st);
-	if (r == 0)
+	if (r == 0) {
 		fs_row_to_stat(&row, st);
+		*btime = fs_to_timespec(row.btime_ns);
+	}
 	return r;
+}
+
+int fs_getattr(struct fs *fs, uint64_t ino, struct stat *st)
+{
+	struct timespec btime;
+
+	return fs_getattr_btime(fs, ino, st, &btime);
 }
 
 // 64 bits of nanoseconds reach from 1677 to 2262; what lies outside becomes the nearest that does not.

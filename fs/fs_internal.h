@@ -48,7 +48,8 @@ struct fs {
 	struct volume *vol;
 	struct store *st; // the volume's
 	enum fs_atime atime;
-	bool nodatacow;
+	bool nodiratime, nodatacow;
+	bool kernel_has_times; // fs_leave_times_to_kernel(); constant while there are operations
 	struct inode_table inodes;
 	struct reaper reaper;
 	struct trimmer trimmer;
@@ -69,7 +70,11 @@ void fs_end(struct fs *fs);
 bool fs_reclaim(struct fs *fs);
 
 int64_t fs_now_ns(void);
+struct timespec fs_to_timespec(int64_t ns);
 void fs_row_to_stat(const struct inode_row *row, struct stat *st);
+
+// The contents of a regular file have changed.
+void fs_touch_contents(const struct fs *fs, struct inode_row *row);
 
 // Reading has happened: updates atime if the mount's policy asks for it. Never an error: reading has worked.
 void fs_update_atime(struct fs *fs, const struct inode_row *row);

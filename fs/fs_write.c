@@ -11,7 +11,7 @@
 static void set_written(struct change *c, uint64_t end)
 {
 	c->row.size_bytes = max_u64(c->row.size_bytes, end);
-	c->row.mtime_ns = c->row.ctime_ns = fs_now_ns();
+	fs_touch_contents(c->fs, &c->row);
 }
 
 // The file stays inline: its whole content is written anew. No block is touched.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Extended attributes. Who may use which is the kernel's business; what exists is ours: the namespaces user, trusted and security.
-// POSIX ACLs (system.posix_acl_*) would have to be enforced, not only stored, so they are refused.
+// Extended attributes. Who may use which is the kernel's business; what exists is ours: the namespaces user, trusted and security, and of
+// system the time when an inode was made. POSIX ACLs (system.posix_acl_*) would have to be enforced, not only stored, so they are refused.
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -9,12 +10,16 @@
 
 static bool has_prefix(const char *name, const char *prefix) { return strncmp(name, prefix, strlen(prefix)) == 0; }
 
+static bool is_btime(const char *name) { return strcmp(name, FS_BTIME_NAME) == 0; }
+
 static int check_xattr_name(const char *name)
 {
 	static const char *const namespaces[] = { "user.", "trusted.", "security." };
 
 	if (strlen(name) > XATTR_NAME_MAX_BYTES)
 		return -ERANGE; // as Linux
+	if (is_btime(name))
+		return 0;
 	for (unsigned i = 0; i < ARRAY_LEN(namespaces); i++)
 		if (has_prefix(name, namespaces[i]))
 			return name[strlen(namespaces[i])] == '\0' ? -EINVAL : 0;
@@ -27,6 +32,36 @@ static bool type_may_have(const struct inode_row *row, const char *name)
 	return !has_prefix(name, "user.") || S_ISREG(row->mode) || S_ISDIR(row->mode);
 }
 
+static int give(const void *value, size_t value_len, void *buf, size_t cap, size_t *len)
+{
+	*len = value_len;
+	if (cap == 0)
+		return 0;
+	if (value_len > cap)
+		return -ERANGE;
+	memcpy(buf, value, value_len);
+	return 0;
+}
+
+static int get_btime(const struct inode_row *row, void *buf, size_t cap, size_t *len)
+{
+	struct timespec ts = fs_to_timespec(row->btime_ns);
+	char text[48];
+	int n = snprintf(text, sizeof(text), "%lld.%09ld", (long long)ts.tv_sec, ts.tv_nsec);
+
+	return give(text, (size_t)n, buf, cap, len);
+}
+
+// What is made from the inode's row.
+static int get_system(struct fs *fs, uint64_t ino, void *buf, size_t cap, size_t *len)
+{
+	struct inode_row row;
+	int r;
+
+	r = inode_get(fs->st, ino, &row);
+	return r != 0 ? r : get_btime(&row, buf, cap, len);
+}
+
 int fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t cap, size_t *len)
 {
 	int r;
@@ -35,7 +70,10 @@ int fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t
 	if (r != 0)
 		return r;
 	store_lock(fs->st);
-	r = xattr_get(fs->st, ino, name, buf, cap, len);
+	if (is_btime(name))
+		r = get_system(fs, ino, buf, cap, len);
+	else
+		r = xattr_get(fs->st, ino, name, buf, cap, len);
 	store_unlock(fs->st);
 	return r;
 }
@@ -48,6 +86,15 @@ int fs_listxattr(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len
 	r = xattr_list(fs->st, ino, buf, cap, len);
 	store_unlock(fs->st);
 	return r;
+}
+
+static int change_locked(struct fs *fs, struct inode_row *row, const char *name, const void *value, size_t len, int flags)
+{
+	if (is_btime(name) || !type_may_have(row, name))
+		return -EPERM;
+	if (value == NULL)
+		return xattr_remove(fs->st, row->ino, name);
+	return xattr_set(fs->st, row->ino, name, value, len, flags);
 }
 
 // Stores (value != NULL) or removes. The attribute comes first: it may be refused, the row may not.
@@ -65,10 +112,8 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 	if (r != 0)
 		goto out;
 	r = inode_get(fs->st, ino, &row);
-	if (r == 0 && !type_may_have(&row, name))
-		r = -EPERM;
 	if (r == 0)
-		r = value != NULL ? xattr_set(fs->st, ino, name, value, len, flags) : xattr_remove(fs->st, ino, name);
+		r = change_locked(fs, &row, name, value, len, flags);
 	if (r == 0) {
 		in->no_caps = false; // it may have some now
 		row.ctime_ns = fs_now_ns();

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
 #include "fs/caller.h"
@@ -14,12 +15,60 @@
 
 #define TRUSTED_PREFIX "trusted."
 
+// What the kernel wants as the answer to STATX; older headers do not have it. Its struct fuse_statx is struct statx.
+struct statx_out {
+	uint64_t attr_valid_s;
+	uint32_t attr_valid_ns, flags;
+	uint64_t spare[2];
+	struct statx st;
+};
+static_assert(sizeof(struct statx_out) == 288, "struct fuse_statx_out");
+
 void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct stat st;
 
 	(void)fi;
 	reply_attr(req, fs_getattr(fs_of(req), ino, &st), &st);
+}
+
+static struct statx_timestamp to_statx_time(struct timespec ts)
+{
+	return (struct statx_timestamp){ .tv_sec = ts.tv_sec, .tv_nsec = (uint32_t)ts.tv_nsec };
+}
+
+// The only request that can be told when a file was made.
+void op_statx(fuse_req_t req, fuse_ino_t ino, size_t unused1, uint64_t unused2)
+{
+	struct statx_out out = { .attr_valid_s = (uint64_t)FUSE_CACHE_S };
+	struct timespec btime;
+	struct stat st;
+	int rc = fs_getattr_btime(fs_of(req), ino, &st, &btime);
+
+	(void)unused1;
+	(void)unused2;
+	if (rc != 0) {
+		reply_status(req, rc);
+		return;
+	}
+	out.st = (struct statx){
+		.stx_mask = STATX_BASIC_STATS | STATX_BTIME,
+		.stx_blksize = (uint32_t)st.st_blksize,
+		.stx_nlink = (uint32_t)st.st_nlink,
+		.stx_uid = st.st_uid,
+		.stx_gid = st.st_gid,
+		.stx_mode = (uint16_t)st.st_mode,
+		.stx_ino = st.st_ino,
+		.stx_size = (uint64_t)st.st_size,
+		.stx_blocks = (uint64_t)st.st_blocks,
+		.stx_atime = to_statx_time(st.st_atim),
+		.stx_btime = to_statx_time(btime),
+		.stx_ctime = to_statx_time(st.st_ctim),
+		.stx_mtime = to_statx_time(st.st_mtim),
+		.stx_rdev_major = major(st.st_rdev),
+		.stx_rdev_minor = minor(st.st_rdev),
+	};
+	fuse_reply_buf(req, (const char *)&out, sizeof(out));
 }
 
 static unsigned set_bits(int to_set)

@@ -14,7 +14,8 @@
 //   CACHE_SYMLINKS          as for data.
 //   EXPORT_SUPPORT          "." and ".." can be looked up, so that NFS can export the mount.
 //   HANDLE_KILLPRIV_V2      added by transport.c; with it writes need no request for security.capability first.
-//   WRITEBACK_CACHE         only with -o writeback: it makes small writes cheaper but moves their errors to fsync(2).
+//   WRITEBACK_CACHE         only with -o writeback: it makes small writes cheaper but moves their errors to fsync(2). The times of changes of
+//                           regular files then are the kernel's, which tells them by SETATTR.
 //   no splice               for requests of up to 1 MiB, copying is as fast as moving pages between pipes.
 #include "fs/fuse_ops.h"
 
@@ -124,6 +125,14 @@ static void want_if_offered(struct fuse_conn_info *conn, unsigned capability)
 	conn->want |= conn->capable & capability;
 }
 
+static bool want_all_or_none(struct fuse_conn_info *conn, unsigned capabilities)
+{
+	if ((conn->capable & capabilities) != capabilities)
+		return false;
+	conn->want |= capabilities;
+	return true;
+}
+
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct session *s = userdata;
@@ -133,8 +142,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	want_if_offered(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 	                      FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS |
 	                      FUSE_CAP_EXPORT_SUPPORT);
-	if (s->writeback)
-		want_if_offered(conn, FUSE_CAP_WRITEBACK_CACHE);
+	if (s->writeback && want_all_or_none(conn, FUSE_CAP_WRITEBACK_CACHE))
+		fs_leave_times_to_kernel(s->fs);
 	s->no_open = (conn->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
 	s->no_opendir = (conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
 	conn->max_write = TRANSPORT_MAX_WRITE;
@@ -178,4 +187,5 @@ const struct fuse_lowlevel_ops fuse_ops_table = {
 	.fallocate = op_fallocate,
 	.copy_file_range = op_copy_file_range,
 	.lseek = op_lseek,
+	.bmap = op_statx, // R5 of transport.h
 };

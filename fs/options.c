@@ -21,6 +21,7 @@ enum opt_kind {
 	OPT_KERNEL,      // handed on to the mount
 	OPT_RO, OPT_RW,
 	OPT_NOATIME, OPT_RELATIME, OPT_STRICTATIME,
+	OPT_DIRATIME, OPT_NODIRATIME,
 	OPT_ALLOW_OTHER,
 	OPT_WRITEBACK,
 	OPT_COMMIT,
@@ -43,6 +44,8 @@ static const struct opt opt_table[] = {
 	{ "noatime", OPT_NOATIME },
 	{ "relatime", OPT_RELATIME },
 	{ "strictatime", OPT_STRICTATIME },
+	{ "diratime", OPT_DIRATIME },
+	{ "nodiratime", OPT_NODIRATIME },
 	{ "allow_other", OPT_ALLOW_OTHER },
 	{ "writeback", OPT_WRITEBACK },
 	{ "commit=", OPT_COMMIT },
@@ -66,13 +69,13 @@ static const struct opt opt_table[] = {
 	{ "comment=", OPT_IGNORE },
 	{ "default_permissions", OPT_IGNORE },
 	{ "defaults", OPT_IGNORE },
-	{ "diratime", OPT_IGNORE },
 	{ "fsname=", OPT_IGNORE },
 	{ "group", OPT_IGNORE },
+	{ "lazytime", OPT_IGNORE },
 	{ "loop*", OPT_IGNORE },
 	{ "noauto", OPT_IGNORE },
-	{ "nodiratime", OPT_IGNORE },
 	{ "nofail", OPT_IGNORE },
+	{ "nolazytime", OPT_IGNORE },
 	{ "nouser", OPT_IGNORE },
 	{ "owner", OPT_IGNORE },
 	{ "subtype=", OPT_IGNORE },
@@ -179,6 +182,10 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 		return 0;
 	case OPT_STRICTATIME:
 		o->atime = FS_STRICTATIME;
+		return 0;
+	case OPT_DIRATIME:
+	case OPT_NODIRATIME:
+		o->nodiratime = opt->kind == OPT_NODIRATIME;
 		return 0;
 	case OPT_ALLOW_OTHER:
 		o->allow_other = true;
@@ -379,13 +386,15 @@ void options_help(FILE *to)
 	      "  relatime noatime strictatime\n"
 	      "                       when reading a file updates its access time\n"
 	      "                       (default relatime)\n"
+	      "  diratime nodiratime\n"
+	      "                       whether reading a directory does (default diratime)\n"
 	      "  writeback            let the kernel collect small writes (faster; they\n"
 	      "                       reach the volume later)\n"
 	      "  allow_other          let other users in (always on when root mounts)\n"
 	      "  suid nosuid dev nodev exec noexec sync async\n"
 	      "                       as for any filesystem, see mount(8)\n"
 	      "  defaults auto noauto nofail user users nouser owner group _netdev loop\n"
-	      "  atime diratime nodiratime default_permissions fsname= subtype= comment= x-*\n"
+	      "  atime lazytime nolazytime default_permissions fsname= subtype= comment= x-*\n"
 	      "                       accepted, no effect here\n"
 	      "\n"
 	      "Exit status: 0 mounted, 1 wrong usage, 2 system error, 4 internal error,\n"

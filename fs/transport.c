@@ -30,6 +30,8 @@
 #define WAKE_SIGNAL SIGUSR1 // caught by a handler that does nothing: only a caught signal interrupts read(2)
 #define WAKE_INTERVAL_NS 10000000L
 
+#define OP_STATX 52u // FUSE_STATX, since Linux 6.6
+
 // Flags of INIT that libfuse 3.14 does not put into its reply. Linux sets them only if it knows them.
 #define INIT_FLAGS_ADDED (FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2)
 
@@ -110,6 +112,8 @@ static void prepare_request(struct transport *t, char *buf, size_t len)
 		if (in->opcode == FUSE_TMPFILE)
 			create_in->flags |= TRANSPORT_FLAG_NAMELESS; // R5
 		in->opcode = FUSE_CREATE;
+	} else if (in->opcode == OP_STATX) {
+		in->opcode = FUSE_BMAP; // R6
 	} else if (in->opcode == FUSE_INIT && len >= sizeof(*in) + offsetof(struct fuse_init_in, flags2)) {
 		t->init_unique = in->unique;
 		t->init_offered = init->flags;

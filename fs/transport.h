@@ -16,6 +16,8 @@
 // R4  For a WRITE, fuse_file_info.fh is not a file handle (this filesystem has none) but TRANSPORT_FH_* bits of the request.
 // R5  A TMPFILE (Linux 6.1), of which libfuse 3.14 does not know, comes as a CREATE with TRANSPORT_FLAG_NAMELESS in fuse_file_info.flags; the name
 //     means nothing. It is the same request otherwise, and wants the same answer.
+// R6  STATX, which libfuse 3.14 does not know, comes as BMAP, which Linux sends only to filesystems of type fuseblk. The reply is the struct
+//     fuse_statx_out itself (fuse_reply_buf).
 #ifndef HYBRIDFS_FS_TRANSPORT_H
 #define HYBRIDFS_FS_TRANSPORT_H
 

@@ -111,7 +111,7 @@ END_TEST
 
 START_TEST(special_files_and_groups)
 {
-	struct fs_cred root = { 0, 0 };
+	struct fs_cred root = { .uid = 0 };
 	struct fs_setattr attr = { .set = FS_SET_MODE | FS_SET_GID, .mode = 02775, .gid = 777 };
 	struct fs_entry e;
 	struct stat st;
@@ -559,7 +559,9 @@ END_TEST
 START_TEST(extended_attributes)
 {
 	char big[XATTR_VALUE_MAX_BYTES + 1] = { 0 }, name[XATTR_NAME_MAX_BYTES + 2], buf[64];
+	struct timespec btime;
 	struct fs_entry e;
+	struct stat st;
 	uint64_t ino;
 	size_t len;
 
@@ -581,6 +583,12 @@ START_TEST(extended_attributes)
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "user.big", big, sizeof(big) - 1, 0), 0);
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "user.", "x", 1, 0), -EINVAL);
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "system.posix_acl_access", "x", 1, 0), -EOPNOTSUPP);
+	ck_assert_int_eq(fs_getxattr(t.fs, ino, FS_BTIME_NAME, buf, sizeof(buf), &len), 0);
+	ck_assert_int_eq(fs_getattr_btime(t.fs, ino, &st, &btime), 0);
+	snprintf(name, sizeof(name), "%lld.%09ld", (long long)btime.tv_sec, btime.tv_nsec);
+	ck_assert(len == strlen(name) && memcmp(buf, name, len) == 0);
+	ck_assert_int_eq(fs_setxattr(t.fs, ino, FS_BTIME_NAME, "1.0", 3, 0), -EPERM);
+	ck_assert_int_eq(fs_removexattr(t.fs, ino, FS_BTIME_NAME), -EPERM);
 	ck_assert_int_eq(fs_getxattr(t.fs, ino, "other.x", buf, 4, &len), -EOPNOTSUPP);
 	ck_assert_int_eq(fs_setxattr(t.fs, e.ino, "user.x", "x", 1, 0), -EPERM);
 	ck_assert_int_eq(fs_setxattr(t.fs, e.ino, "trusted.x", "x", 1, 0), 0);
