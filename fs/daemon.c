@@ -337,6 +337,7 @@ static enum mount_exit live(const struct options *opts, int report_fd)
 	int rc;
 
 	d.session.writeback = opts->writeback;
+	d.session.want_acl = !opts->noacl;
 	started = start(&d) == MOUNT_OK && !opts->fake;
 	if (started)
 		log_mount(&d);

@@ -61,11 +61,12 @@ struct fs_entry {
 	struct stat st;
 };
 
-// Who creates: owner of the new inode; mode is final (the umask is applied by the kernel). A setgid parent gives its group (and, to
+// Who creates: owner of the new inode. The umask counts unless the parent has a default ACL. A setgid parent gives its group (and, to
 // directories, the bit); a non-member's setgid is the kernel's business.
 struct fs_cred {
 	uid_t uid;
 	gid_t gid;
+	mode_t umask;
 };
 
 // ---- names (fs_name.c, fs_rename.c) ----
@@ -130,6 +131,9 @@ struct fs_setattr {
 int fs_setattr(struct fs *fs, uint64_t ino, const struct fs_setattr *attr, struct stat *out) ATTR_MUST_USE;
 int fs_statfs(struct fs *fs, struct statvfs *out) ATTR_MUST_USE;
 
+// Extended attributes, and ACLs under the names that Linux gives them (meta/acl.h). flags: XATTR_CREATE, XATTR_REPLACE, which do not count for
+// ACLs, and FS_XATTR_KILL_SGID: whoever sets an access ACL is not of the file's group, and setgid goes.
+#define FS_XATTR_KILL_SGID (1 << 30)
 int fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t cap, size_t *len) ATTR_MUST_USE; // cap 0 asks for the length
 int fs_setxattr(struct fs *fs, uint64_t ino, const char *name, const void *value, size_t len, int flags) ATTR_MUST_USE;
 int fs_listxattr(struct fs *fs, uint64_t ino, char *buf, size_t cap, size_t *len) ATTR_MUST_USE;

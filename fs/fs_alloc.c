@@ -156,11 +156,11 @@ int fs_truncate(struct fs *fs, struct inode *in, const struct fs_setattr *attr, 
 	} while (r == -EAGAIN);
 	if (r != 0)
 		return r;
-	r = apply_resize(&c, size, &more);
-	c.row.size_bytes = size;
 	fs_touch_contents(fs, &c.row);
+	r = fs_apply_attr(fs, in, &c.row, attr); // first: it may be refused
 	if (r == 0)
-		r = fs_apply_attr(fs, in, &c.row, attr);
+		r = apply_resize(&c, size, &more);
+	c.row.size_bytes = size;
 	r = change_end(&c, r);
 	*row = c.row;
 	return r == 0 && more ? finish_long_truncate(fs, in, row) : r;

@@ -60,8 +60,13 @@ static void apply_times(struct inode_row *row, const struct fs_setattr *attr)
 int fs_apply_attr(struct fs *fs, struct inode *in, struct inode_row *row, const struct fs_setattr *attr)
 {
 	bool chown = (attr->set & (FS_SET_UID | FS_SET_GID)) != 0;
+	struct acl acl = { .n = 0 };
 	int r = 0;
 
+	if (attr->set & FS_SET_MODE)
+		r = fs_acl_load(fs, row, FS_ACL_ACCESS, &acl); // may be refused: before the first change
+	if (r != 0)
+		return r;
 	if (chown || (attr->set & FS_SET_SIZE) != 0 || attr->kill_suidgid)
 		r = fs_kill_privs(fs, in, row, chown || attr->kill_suidgid);
 	if (attr->kill_sgid && !S_ISDIR(row->mode))
@@ -69,6 +74,10 @@ int fs_apply_attr(struct fs *fs, struct inode *in, struct inode_row *row, const 
 	// After that: a mode given together with an owner is what the caller wants to see.
 	if (attr->set & FS_SET_MODE)
 		row->mode = (row->mode & S_IFMT) | (attr->mode & 07777);
+	if (r == 0 && acl.n > 0) {
+		acl_chmod(&acl, row->mode);
+		r = fs_acl_store(fs, row, FS_ACL_ACCESS, &acl);
+	}
 	if (attr->set & FS_SET_UID)
 		row->uid = attr->uid;
 	if (attr->set & FS_SET_GID)

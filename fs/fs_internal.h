@@ -8,6 +8,7 @@
 
 #include "fs/fs.h"
 #include "fs/inode.h"
+#include "meta/acl.h"
 #include "meta/rows.h"
 #include "meta/txn.h"
 #include "util/blk.h"
@@ -111,6 +112,26 @@ int fs_drop_link(struct fs *fs, struct inode_row *row, int64_t now, bool *orphan
 
 // Everything in `attr` but the size, into the row; ctime too. Store lock held, handle joined; the caller writes the row.
 int fs_apply_attr(struct fs *fs, struct inode *in, struct inode_row *row, const struct fs_setattr *attr) ATTR_MUST_USE;
+
+// ---- fs_acl.c; store lock held, for writing a handle joined ----
+
+enum fs_acl_kind { FS_ACL_ACCESS, FS_ACL_DEFAULT };
+
+struct fs_acls { // of something new; which of them there are is said by its row's flags
+	struct acl access, def;
+};
+
+bool fs_acl_is_name(const char *name);
+enum fs_acl_kind fs_acl_kind_of(const char *name); // of one of these
+// n = 0 if the inode has none. -EUCLEAN.
+int fs_acl_load(struct fs *fs, const struct inode_row *row, enum fs_acl_kind kind, struct acl *acl) ATTR_MUST_USE;
+// The row's flag says already that there is one.
+int fs_acl_store(struct fs *fs, const struct inode_row *row, enum fs_acl_kind kind, const struct acl *acl) ATTR_MUST_USE;
+// setxattr, or removexattr (value NULL; no error if there is none, as ext4). Changes mode and flags of the row, which the caller writes.
+int fs_acl_set(struct fs *fs, struct inode_row *row, const char *name, const void *value, size_t len, bool kill_sgid) ATTR_MUST_USE;
+// The mode and the flags of a new row, by its directory's default ACL or the umask. Changes nothing on the volume.
+int fs_acl_inherit(struct fs *fs, const struct inode_row *dir, struct inode_row *row, mode_t umask, struct fs_acls *acls) ATTR_MUST_USE;
+int fs_acl_store_inherited(struct fs *fs, const struct inode_row *row, const struct fs_acls *acls) ATTR_MUST_USE;
 
 // ---- fs_data.c: the doors between memory and the device, for all file data ----
 

@@ -131,6 +131,7 @@ struct new_node {
 	struct inode_row row; // all but ino, times and the parent's influence
 	const char *target;   // of a symlink
 	bool nameless;        // until fs_link() gives it a name
+	mode_t umask;
 };
 
 // Names the inode in the directory; dir's row is changed, not yet written. The first change of each operation that makes a
@@ -168,6 +169,7 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, size_t 
 {
 	struct inode_row dir, *row = &node->row;
 	int64_t now = fs_now_ns();
+	struct fs_acls acls;
 	int r;
 
 	r = fs_get_dir(fs, parent, &dir);
@@ -176,12 +178,17 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, size_t 
 	if (S_ISDIR(row->mode) && dir.nlink == UINT32_MAX)
 		return -EMLINK;
 	fs_inherit(fs, row, &dir);
+	r = fs_acl_inherit(fs, &dir, row, node->umask, &acls);
+	if (r != 0)
+		return r;
 	row->atime_ns = row->mtime_ns = row->ctime_ns = row->btime_ns = now;
 	r = node->nameless ? 0 : add_name(fs, &dir, name, len, row, now);
 	if (r == 0)
 		r = inode_insert(fs->st, row);
 	if (r == 0 && node->target != NULL)
 		r = inline_set(fs->st, row->ino, node->target, row->size_bytes);
+	if (r == 0)
+		r = fs_acl_store_inherited(fs, row, &acls);
 	if (r != 0)
 		return r;
 	return node->nameless ? orphan_add(fs->vol, row->ino) : inode_update(fs->st, &dir);
@@ -200,6 +207,7 @@ static int make_node(struct fs *fs, uint64_t parent, const char *name, struct ne
 		return r == -EINVAL ? -EEXIST : r; // "." and ".." are always there
 	node->row.uid = cred->uid;
 	node->row.gid = cred->gid;
+	node->umask = cred->umask;
 	r = fs_begin(fs, TXN_GROW, &txn);
 	if (r != 0)
 		return r;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Extended attributes. Who may use which is the kernel's business; what exists is ours: the namespaces user, trusted and security, and of
-// system the time when an inode was made. POSIX ACLs (system.posix_acl_*) would have to be enforced, not only stored, so they are refused.
+// system the ACLs (fs_acl.c) and the time when an inode was made.
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +18,7 @@ static int check_xattr_name(const char *name)
 
 	if (strlen(name) > XATTR_NAME_MAX_BYTES)
 		return -ERANGE; // as Linux
-	if (is_btime(name))
+	if (fs_acl_is_name(name) || is_btime(name))
 		return 0;
 	for (unsigned i = 0; i < ARRAY_LEN(namespaces); i++)
 		if (has_prefix(name, namespaces[i]))
@@ -43,6 +43,18 @@ static int give(const void *value, size_t value_len, void *buf, size_t cap, size
 	return 0;
 }
 
+static int get_acl(struct fs *fs, const struct inode_row *row, const char *name, void *buf, size_t cap, size_t *len)
+{
+	uint8_t bytes[ACL_MAX_BYTES];
+	struct acl acl;
+	int r;
+
+	r = fs_acl_load(fs, row, fs_acl_kind_of(name), &acl);
+	if (r != 0)
+		return r;
+	return acl.n > 0 ? give(bytes, acl_encode(&acl, bytes), buf, cap, len) : -ENODATA;
+}
+
 static int get_btime(const struct inode_row *row, void *buf, size_t cap, size_t *len)
 {
 	struct timespec ts = fs_to_timespec(row->btime_ns);
@@ -53,13 +65,15 @@ static int get_btime(const struct inode_row *row, void *buf, size_t cap, size_t 
 }
 
 // What is made from the inode's row.
-static int get_system(struct fs *fs, uint64_t ino, void *buf, size_t cap, size_t *len)
+static int get_system(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t cap, size_t *len)
 {
 	struct inode_row row;
 	int r;
 
 	r = inode_get(fs->st, ino, &row);
-	return r != 0 ? r : get_btime(&row, buf, cap, len);
+	if (r != 0)
+		return r;
+	return is_btime(name) ? get_btime(&row, buf, cap, len) : get_acl(fs, &row, name, buf, cap, len);
 }
 
 int fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t cap, size_t *len)
@@ -70,8 +84,8 @@ int fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *buf, size_t
 	if (r != 0)
 		return r;
 	store_lock(fs->st);
-	if (is_btime(name))
-		r = get_system(fs, ino, buf, cap, len);
+	if (has_prefix(name, "system."))
+		r = get_system(fs, ino, name, buf, cap, len);
 	else
 		r = xattr_get(fs->st, ino, name, buf, cap, len);
 	store_unlock(fs->st);
@@ -92,6 +106,8 @@ static int change_locked(struct fs *fs, struct inode_row *row, const char *name,
 {
 	if (is_btime(name) || !type_may_have(row, name))
 		return -EPERM;
+	if (fs_acl_is_name(name))
+		return fs_acl_set(fs, row, name, value, len, (flags & FS_XATTR_KILL_SGID) != 0);
 	if (value == NULL)
 		return xattr_remove(fs->st, row->ino, name);
 	return xattr_set(fs->st, row->ino, name, value, len, flags);

@@ -13,6 +13,7 @@
 #include "fs/caller.h"
 #include "fs/fuse_ops.h"
 
+#define ACL_PREFIX "system.posix_acl_"
 #define TRUSTED_PREFIX "trusted."
 
 // What the kernel wants as the answer to STATX; older headers do not have it. Its struct fuse_statx is struct statx.
@@ -139,18 +140,36 @@ void op_statfs(fuse_req_t req, fuse_ino_t ino)
 
 // ---- extended attributes ----
 
-// The kernel enforces ACLs only for a filesystem that keeps them in step with the mode, which this one does not do yet. To store
-// what nobody enforces would be a promise not kept.
-static bool is_acl(const char *name) { return strncmp(name, "system.posix_acl_", 17) == 0; }
+// ACLs that the kernel would not check are not there: neither seen nor changed.
+static bool is_hidden_acl(fuse_req_t req, const char *name)
+{
+	return !session_of(req)->acl && strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) == 0;
+}
+
+// Whether a file's setgid goes because somebody who is not of its group sets its access ACL, as with chmod(2).
+static bool acl_kills_sgid(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	struct stat st;
+
+	return strcmp(name, ACL_PREFIX "access") == 0 && fs_getattr(fs_of(req), ino, &st) == 0 && (st.st_mode & S_ISGID) != 0 &&
+	       !caller_may_setgid(req, st.st_gid);
+}
 
 void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
-	reply_status(req, is_acl(name) ? -EOPNOTSUPP : fs_setxattr(fs_of(req), ino, name, value, size, flags));
+	flags &= XATTR_CREATE | XATTR_REPLACE;
+	if (is_hidden_acl(req, name)) {
+		reply_status(req, -EOPNOTSUPP);
+		return;
+	}
+	if (acl_kills_sgid(req, ino, name))
+		flags |= FS_XATTR_KILL_SGID;
+	reply_status(req, fs_setxattr(fs_of(req), ino, name, value, size, flags));
 }
 
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
-	reply_status(req, is_acl(name) ? -EOPNOTSUPP : fs_removexattr(fs_of(req), ino, name));
+	reply_status(req, is_hidden_acl(req, name) ? -EOPNOTSUPP : fs_removexattr(fs_of(req), ino, name));
 }
 
 // Replies with `len` bytes of buf, or with the length alone if the caller has asked for that (size 0).
@@ -170,7 +189,7 @@ void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	size_t len = 0;
 	int rc;
 
-	if (is_acl(name))
+	if (is_hidden_acl(req, name))
 		rc = -EOPNOTSUPP;
 	else if (size > 0 && buf == NULL)
 		rc = -ENOMEM;
@@ -214,6 +233,8 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 		rc = fs_listxattr(fs_of(req), ino, list, XATTR_LIST_MAX, &len);
 	if (rc == -ERANGE)
 		rc = -E2BIG; // no list is long enough
+	if (rc == 0 && !session_of(req)->acl)
+		len = hide(list, len, ACL_PREFIX);
 	if (rc == 0 && has_prefix(list, len, TRUSTED_PREFIX) && !caller_is_capable(req, CAP_SYS_ADMIN))
 		len = hide(list, len, TRUSTED_PREFIX);
 	if (rc == 0 && size > 0 && len > size)

@@ -16,6 +16,7 @@
 //   HANDLE_KILLPRIV_V2      added by transport.c; with it writes need no request for security.capability first.
 //   WRITEBACK_CACHE         only with -o writeback: it makes small writes cheaper but moves their errors to fsync(2). The times of changes of
 //                           regular files then are the kernel's, which tells them by SETATTR.
+//   POSIX_ACL, DONT_MASK    the kernel checks ACLs. Since a default ACL takes the place of the umask, it is fs_acl.c that applies that.
 //   no splice               for requests of up to 1 MiB, copying is as fast as moving pages between pipes.
 #include "fs/fuse_ops.h"
 
@@ -72,7 +73,7 @@ struct fs_cred cred_of(fuse_req_t req)
 {
 	const struct fuse_ctx *caller = fuse_req_ctx(req);
 
-	return (struct fs_cred){ .uid = caller->uid, .gid = caller->gid };
+	return (struct fs_cred){ .uid = caller->uid, .gid = caller->gid, .umask = caller->umask };
 }
 
 // ---- setuid and setgid ----
@@ -144,6 +145,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	                      FUSE_CAP_EXPORT_SUPPORT);
 	if (s->writeback && want_all_or_none(conn, FUSE_CAP_WRITEBACK_CACHE))
 		fs_leave_times_to_kernel(s->fs);
+	s->acl = s->want_acl && want_all_or_none(conn, FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
 	s->no_open = (conn->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
 	s->no_opendir = (conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
 	conn->max_write = TRANSPORT_MAX_WRITE;
@@ -187,5 +189,5 @@ const struct fuse_lowlevel_ops fuse_ops_table = {
 	.fallocate = op_fallocate,
 	.copy_file_range = op_copy_file_range,
 	.lseek = op_lseek,
-	.bmap = op_statx, // R5 of transport.h
+	.bmap = op_statx, // R6 of transport.h
 };

@@ -29,9 +29,10 @@ struct session {
 	struct fuse_session *se;
 	struct fs *fs;
 	struct checker *checker;
-	bool writeback;              // wanted by the user
+	bool writeback, want_acl;    // wanted by the user
 	// Written while INIT is answered, read only after it:
 	bool no_open, no_opendir;    // the kernel opens by itself once it was told ENOSYS
+	bool acl;                    // it asks for ACLs and checks them
 };
 
 extern const struct fuse_lowlevel_ops fuse_ops_table;

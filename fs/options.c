@@ -22,6 +22,7 @@ enum opt_kind {
 	OPT_RO, OPT_RW,
 	OPT_NOATIME, OPT_RELATIME, OPT_STRICTATIME,
 	OPT_DIRATIME, OPT_NODIRATIME,
+	OPT_ACL, OPT_NOACL,
 	OPT_ALLOW_OTHER,
 	OPT_WRITEBACK,
 	OPT_COMMIT,
@@ -46,6 +47,8 @@ static const struct opt opt_table[] = {
 	{ "strictatime", OPT_STRICTATIME },
 	{ "diratime", OPT_DIRATIME },
 	{ "nodiratime", OPT_NODIRATIME },
+	{ "acl", OPT_ACL },
+	{ "noacl", OPT_NOACL },
 	{ "allow_other", OPT_ALLOW_OTHER },
 	{ "writeback", OPT_WRITEBACK },
 	{ "commit=", OPT_COMMIT },
@@ -186,6 +189,10 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 	case OPT_DIRATIME:
 	case OPT_NODIRATIME:
 		o->nodiratime = opt->kind == OPT_NODIRATIME;
+		return 0;
+	case OPT_ACL:
+	case OPT_NOACL:
+		o->noacl = opt->kind == OPT_NOACL;
 		return 0;
 	case OPT_ALLOW_OTHER:
 		o->allow_other = true;
@@ -388,6 +395,7 @@ void options_help(FILE *to)
 	      "                       (default relatime)\n"
 	      "  diratime nodiratime\n"
 	      "                       whether reading a directory does (default diratime)\n"
+	      "  acl noacl            whether access control lists are there (default acl)\n"
 	      "  writeback            let the kernel collect small writes (faster; they\n"
 	      "                       reach the volume later)\n"
 	      "  allow_other          let other users in (always on when root mounts)\n"

@@ -46,6 +46,7 @@ struct options {
 	bool norecovery;        // only with read_only, which implies it: nothing is ever written then
 	bool allow_other;
 	bool writeback;
+	bool noacl;
 	bool nodiratime;
 	bool discard;           // freed space is trimmed
 	bool nodatacow;

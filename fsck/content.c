@@ -5,9 +5,11 @@
 #include "fsck/content.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "meta/acl.h"
 #include "meta/rows.h"
 #include "util/blk.h"
 
@@ -51,6 +53,10 @@ static int check_flags(struct content *c)
 		allowed |= INODE_INLINE;
 	if (S_ISREG(c->row->mode) || S_ISDIR(c->row->mode))
 		allowed |= INODE_NODATACOW;
+	if (!S_ISLNK(c->row->mode))
+		allowed |= INODE_ACL_ACCESS;
+	if (S_ISDIR(c->row->mode))
+		allowed |= INODE_ACL_DEFAULT;
 	if ((c->row->flags & ~allowed) == 0)
 		return 0;
 	if (!PROBLEM(c->f, FP_INODE_FLAGS, .ino = ino_of(c), .is = c->row->flags))
@@ -307,24 +313,96 @@ static int remove_xattr(struct content *c, sqlite3_value *name)
 	return sql_finish(c->f, stmt);
 }
 
+// The flag that stands for an ACL of this name; 0: it is none.
+static int64_t acl_flag(const void *name, int name_len)
+{
+	if (name_len == sizeof(ACL_ACCESS_NAME) - 1 && memcmp(name, ACL_ACCESS_NAME, (size_t)name_len) == 0)
+		return INODE_ACL_ACCESS;
+	if (name_len == sizeof(ACL_DEFAULT_NAME) - 1 && memcmp(name, ACL_DEFAULT_NAME, (size_t)name_len) == 0)
+		return INODE_ACL_DEFAULT;
+	return 0;
+}
+
+static bool acl_is_valid(const struct content *c, const struct cursor *at, int64_t flag, struct acl *acl)
+{
+	if (S_ISLNK(c->row->mode) || (flag == INODE_ACL_DEFAULT && !S_ISDIR(c->row->mode)))
+		return false;
+	return acl_decode(acl, sqlite3_column_blob(at->stmt, 3), (size_t)sqlite3_column_bytes(at->stmt, 3)) == 0 && acl->n > 0;
+}
+
+// A1 and A2 of acl.h. What the mode says counts: it is what the owner saw.
+static int check_acl_mode(struct content *c, struct acl *acl, bool *keep)
+{
+	uint32_t mode = (uint32_t)c->row->mode;
+	uint8_t bytes[ACL_MAX_BYTES];
+	char octal[8];
+
+	*keep = acl_to_mode(acl, &mode);
+	if (*keep && mode == (uint32_t)c->row->mode)
+		return 0;
+	snprintf(octal, sizeof(octal), "%03o", (unsigned)c->row->mode & 0777);
+	if (!PROBLEM(c->f, FP_ACL_MODE, .ino = ino_of(c), .text = octal)) {
+		*keep = true;
+		return 0;
+	}
+	c->f->changes++;
+	if (!*keep)
+		return xattr_remove(c->f->vol->store, ino_of(c), ACL_ACCESS_NAME);
+	acl_chmod(acl, (uint32_t)c->row->mode);
+	return xattr_set(c->f->vol->store, ino_of(c), ACL_ACCESS_NAME, bytes, acl_encode(acl, bytes), 0);
+}
+
+static int check_acl(struct content *c, const struct cursor *at, int64_t flag, int64_t *flags)
+{
+	const char *name = flag == INODE_ACL_ACCESS ? ACL_ACCESS_NAME : ACL_DEFAULT_NAME;
+	struct acl acl;
+	bool keep = true;
+	int err = 0;
+
+	if (acl_is_valid(c, at, flag, &acl)) {
+		if (flag == INODE_ACL_ACCESS)
+			err = check_acl_mode(c, &acl, &keep);
+	} else if (PROBLEM(c->f, FP_ACL_BAD, .ino = ino_of(c), .name = name, .is = cursor_int(at, 2))) {
+		keep = false;
+		err = remove_xattr(c, sqlite3_column_value(at->stmt, 1));
+	}
+	*flags |= keep ? flag : 0;
+	return err;
+}
+
+static int check_xattr(struct content *c, const struct cursor *at, int64_t *acl_flags)
+{
+	const void *name = sqlite3_column_blob(at->stmt, 1);
+	int name_len = sqlite3_column_bytes(at->stmt, 1);
+	char printable[ESCAPED_NAME_LEN];
+
+	if (xattr_is_valid(name, name_len, cursor_int(at, 2))) {
+		int64_t flag = acl_flag(name, name_len);
+
+		return flag != 0 ? check_acl(c, at, flag, acl_flags) : 0;
+	}
+	if (!PROBLEM(c->f, FP_XATTR_BAD, .ino = ino_of(c), .name = escape_name(name, name_len, printable), .is = cursor_int(at, 2)))
+		return 0;
+	return remove_xattr(c, sqlite3_column_value(at->stmt, 1));
+}
+
 static int check_xattrs(struct content *c)
 {
+	const int64_t both = INODE_ACL_ACCESS | INODE_ACL_DEFAULT;
 	struct cursor *at = &c->m->sat[SAT_XATTR];
-	char printable[ESCAPED_NAME_LEN];
+	int64_t acl_flags = 0;
 	int err = 0;
 
 	while (err == 0 && has(c, SAT_XATTR)) {
-		const void *name = sqlite3_column_blob(at->stmt, 1);
-		int name_len = sqlite3_column_bytes(at->stmt, 1);
-
-		if (!xattr_is_valid(name, name_len, cursor_int(at, 2)) &&
-		    PROBLEM(c->f, FP_XATTR_BAD, .ino = ino_of(c), .name = escape_name(name, name_len, printable),
-		            .is = cursor_int(at, 2)))
-			err = remove_xattr(c, sqlite3_column_value(at->stmt, 1));
+		err = check_xattr(c, at, &acl_flags);
 		if (err == 0)
 			err = cursor_next(c->f, at);
 	}
-	return err;
+	if (err != 0 || (c->row->flags & both) == acl_flags) // A4
+		return err;
+	if (!PROBLEM(c->f, FP_ACL_FLAGS, .ino = ino_of(c), .is = c->row->flags))
+		return 0;
+	return set_flags(c, (c->row->flags & ~both) | acl_flags);
 }
 
 int content_check(struct fsck *f, struct merge *m, struct raw_inode *row, bool *removed)

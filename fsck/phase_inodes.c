@@ -27,7 +27,8 @@ static const struct {
 	                 "DELETE FROM inline WHERE ino = ?1" },
 	[SAT_EXTENT] = { "extent", "SELECT ino, off, phys, len, flags FROM extent WHERE ino >= ?1 ORDER BY ino, off",
 	                 "DELETE FROM extent WHERE ino = ?1" },
-	[SAT_XATTR] = { "xattr", "SELECT ino, name, length(value) FROM xattr WHERE ino >= ?1 ORDER BY ino, name",
+	[SAT_XATTR] = { "xattr", "SELECT ino, name, length(value), CASE WHEN substr(name, 1, 7) = CAST('system.' AS BLOB) THEN value END"
+	                " FROM xattr WHERE ino >= ?1 ORDER BY ino, name",
 	                "DELETE FROM xattr WHERE ino = ?1" },
 	[SAT_ORPHAN] = { "orphan", "SELECT ino FROM orphan WHERE ino >= ?1 ORDER BY ino",
 	                 "DELETE FROM orphan WHERE ino = ?1" },

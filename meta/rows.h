@@ -26,6 +26,8 @@
 enum inode_flags {
 	INODE_INLINE = 1 << 0, // the data (file) or target (symlink) is in table inline; it has no extents
 	INODE_NODATACOW = 1 << 1, // file: blocks have no checksums and are overwritten in place; directory: new files in it are such
+	INODE_ACL_ACCESS = 1 << 2, // there is a row of xattr with it (meta/acl.h, A4)
+	INODE_ACL_DEFAULT = 1 << 3, // of directories
 };
 
 struct inode_row {

@@ -131,7 +131,7 @@ static bool rdev_fits(dev_t rdev) { return major(rdev) < (1u << 12) && minor(rde
 static int make_inode(struct populate *p, int dirfd, const char *name, const struct stat *st, uint64_t parent,
                       struct fs_entry *out)
 {
-	struct fs_cred cred = { st->st_uid, st->st_gid };
+	struct fs_cred cred = { .uid = st->st_uid, .gid = st->st_gid };
 
 	if (S_ISDIR(st->st_mode))
 		return fs_mkdir(p->fs, parent, name, st->st_mode & 07777, &cred, out);

@@ -23,7 +23,6 @@ struct populate {
 	ino_t target_ino;
 	uint8_t *buf;              // POPULATE_BUF_BYTES
 	uint64_t n_objects, data_bytes;
-	bool acl_said;             // the warning about ACLs was printed
 };
 
 #define POPULATE_BUF_BYTES (1u << 20)

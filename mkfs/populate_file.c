@@ -83,8 +83,6 @@ int populate_data(struct populate *p, int fd, uint64_t ino, uint64_t size_bytes)
 
 // ---- extended attributes ----
 
-static bool is_acl(const char *name) { return strncmp(name, "system.posix_acl_", 17) == 0; }
-
 static int copy_xattr(struct populate *p, const char *source, const char *name, uint64_t ino, uint8_t *value)
 {
 	ssize_t len = lgetxattr(source, name, value, XATTR_VALUE_BYTES);
@@ -93,12 +91,6 @@ static int copy_xattr(struct populate *p, const char *source, const char *name, 
 	if (len < 0)
 		return errno == ENODATA ? 0 : populate_error(p, name, -errno);
 	rc = fs_setxattr(p->fs, ino, name, value, (size_t)len, 0);
-	if (rc == -EOPNOTSUPP && is_acl(name)) {
-		if (!p->acl_said)
-			msg_warn("%s: access control lists are not stored; only the permissions are kept", p->path);
-		p->acl_said = true;
-		return 0;
-	}
 	return rc == 0 ? 0 : populate_error(p, name, rc);
 }
 

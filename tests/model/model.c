@@ -112,6 +112,8 @@ static bool dir_is_empty(int fd)
 	return empty;
 }
 
+static bool knows_acls(int fd) { return fgetxattr(fd, MODEL_ACL_ACCESS, NULL, 0) >= 0 || errno != EOPNOTSUPP; }
+
 // What the two sides can do at all; the reference may know less (see model.h).
 static void probe(struct model *m)
 {
@@ -128,6 +130,9 @@ static void probe(struct model *m)
 			printf("note: no user xattrs on the reference, they are left out\n");
 			m->xattrs = false;
 		}
+		if (s == TESTED && !knows_acls(fd))
+			model_die("%s: ACLs", m->dir[s]);
+		m->acls = knows_acls(fd); // at the end: of the reference
 		if (s == REFERENCE)
 			m->reference_zeroes = fallocate(fd, 0x10 /* FALLOC_FL_ZERO_RANGE */, 0, 4096) == 0;
 		close(fd);
@@ -242,6 +247,7 @@ int main(int argc, char **argv)
 	open_roots(&m);
 	if (compare_only) {
 		m.xattrs = fgetxattr(m.root[REFERENCE], "user.none", NULL, 0) < 0 && errno == ENODATA;
+		m.acls = knows_acls(m.root[REFERENCE]);
 		model_compare(&m);
 		printf("same: %zu names\n", m.n_nodes);
 	} else {

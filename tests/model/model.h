@@ -10,7 +10,7 @@
 //  - link counts of directories, if one side counts 1 for each of them
 //  - mtime, unless one side has a time that utimensat() set: these lie long in the past, so a forgotten or unwanted change shows.
 //    After fallocate and writes through a mapping, where filesystems differ, both files get such a time at once
-//  - FALLOC_FL_ZERO_RANGE and user xattrs that the reference lacks: the first is done there by writing zeros, the others are left out
+//  - FALLOC_FL_ZERO_RANGE and user xattrs or ACLs that the reference lacks: the first is done there by writing zeros, the others are left out
 //  - copy_file_range may copy less than it was asked for: it is repeated
 #ifndef HYBRIDFS_TESTS_MODEL_H
 #define HYBRIDFS_TESTS_MODEL_H
@@ -23,6 +23,8 @@
 #define PATH_LEN 2048
 #define MAX_SLOTS 8
 #define MAX_IO (3u << 20)
+#define MODEL_ACL_ACCESS "system.posix_acl_access"
+#define MODEL_ACL_DEFAULT "system.posix_acl_default"
 #define LOG_LINES 40
 #define LOG_LEN 300
 #define PAST_S 1000000000 // set times lie in [PAST_S, PAST_S + PAST_SPAN_S)
@@ -44,7 +46,7 @@ struct model {
 	const char *dir[N_SIDES];
 	int root[N_SIDES];
 	uint64_t seed, n_ops, every, rng;
-	bool trace, xattrs, is_root, reference_zeroes; // the last: ZERO_RANGE works on the reference
+	bool trace, xattrs, acls, is_root, reference_zeroes; // the last: ZERO_RANGE works on the reference
 	char command[PATH_LEN]; // to run this again
 	uint64_t op;
 	char log[LOG_LINES][LOG_LEN];
@@ -81,6 +83,7 @@ void model_compare_fds(struct model *m, const struct pair *files, const char *pa
 void model_compare_stat(struct model *m, const char *path);
 void model_compare_dir(struct model *m, const char *path);
 void model_compare_xattrs(struct model *m, const char *path);
+void model_compare_acls(struct model *m, const char *path);
 
 #define FOR_SIDES(s) for (enum side_id s = TESTED; s < N_SIDES; s++)
 // Does `expr` on both sides; it may use the variable s.

@@ -3,6 +3,7 @@
 #include "model.h"
 
 #include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -668,6 +669,66 @@ static void op_xattr(struct model *m)
 		model_compare_xattrs(m, path);
 }
 
+// ---- access control lists ----
+
+static size_t put_acl_entry(char *at, unsigned tag, unsigned perm, uint32_t id)
+{
+	const uint16_t head[] = { htole16((uint16_t)tag), htole16((uint16_t)perm) };
+	const uint32_t tail = htole32(id);
+
+	memcpy(at, head, sizeof(head));
+	memcpy(at + sizeof(head), &tail, sizeof(tail));
+	return sizeof(head) + sizeof(tail);
+}
+
+// Mostly valid: owner, some users, group, some groups, mask, others; the owner keeps access, so that the test can go on.
+static size_t make_acl(struct model *m, char *buf)
+{
+	unsigned n_users = (unsigned)model_random(m, 3), n_groups = (unsigned)model_random(m, 3);
+	bool mask = n_users + n_groups > 0 ? !model_chance(m, 3) : model_chance(m, 20);
+	const uint32_t version = htole32(2);
+	size_t len = sizeof(version);
+
+	memcpy(buf, &version, sizeof(version));
+	len += put_acl_entry(buf + len, 0x01, 7, UINT32_MAX);
+	for (unsigned i = 0; i < n_users; i++)
+		len += put_acl_entry(buf + len, 0x02, (unsigned)model_random(m, 8), i * 7);
+	len += put_acl_entry(buf + len, 0x04, (unsigned)model_random(m, 8), UINT32_MAX);
+	for (unsigned i = 0; i < n_groups; i++)
+		len += put_acl_entry(buf + len, 0x08, (unsigned)model_random(m, 8), i * 7);
+	if (mask)
+		len += put_acl_entry(buf + len, 0x10, (unsigned)model_random(m, 8), UINT32_MAX);
+	if (!model_chance(m, 2))
+		len += put_acl_entry(buf + len, 0x20, (unsigned)model_random(m, 8), UINT32_MAX);
+	return len;
+}
+
+static void op_acl(struct model *m)
+{
+	const struct node *node = pick_node(m, model_chance(m, 50) ? S_IFREG : S_IFDIR);
+	const char *name = model_chance(m, 50) ? MODEL_ACL_ACCESS : MODEL_ACL_DEFAULT;
+	bool remove = model_chance(m, 30);
+	char path[PATH_LEN], full[N_SIDES][PATH_LEN + 32], acl[128];
+	struct outcome out;
+	size_t len;
+
+	if (!m->acls || node == NULL)
+		return;
+	snprintf(path, PATH_LEN, "%s", node->path);
+	FOR_SIDES(s)
+		snprintf(full[s], sizeof(full[s]), "/proc/self/fd/%d/%s", m->root[s], path);
+	len = make_acl(m, acl);
+	model_note(m, "%s '%s' %s, length %zu", remove ? "removexattr" : "setxattr", path, name, len);
+	if (remove)
+		BOTH(&out, lremovexattr(full[s], name));
+	else
+		BOTH(&out, lsetxattr(full[s], name, acl, len, 0));
+	m->stale = true;
+	(void)model_agree(m, &out);
+	model_compare_stat(m, path);
+	model_compare_acls(m, path);
+}
+
 static void op_stat(struct model *m)
 {
 	char path[PATH_LEN];
@@ -697,7 +758,7 @@ static const struct {
 	{ op_copy_range, 4 }, { op_mmap, 4 }, { op_fsync, 2 }, { op_slot, 4 }, { op_mkdir, 6 },
 	{ op_mknod, 1 }, { op_symlink, 2 }, { op_link, 4 }, { op_unlink, 9 }, { op_rmdir, 4 },
 	{ op_rename, 9 }, { op_chmod, 3 }, { op_chown, 2 }, { op_utimens, 4 }, { op_xattr, 5 },
-	{ op_stat, 2 }, { op_readdir, 2 }, { op_tmpfile, 4 }, { op_name_slot, 2 },
+	{ op_acl, 3 }, { op_stat, 2 }, { op_readdir, 2 }, { op_tmpfile, 4 }, { op_name_slot, 2 },
 };
 
 void model_step(struct model *m)

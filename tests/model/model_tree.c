@@ -195,6 +195,19 @@ void model_compare_xattrs(struct model *m, const char *path)
 	}
 }
 
+void model_compare_acls(struct model *m, const char *path)
+{
+	static const char *const names[] = { MODEL_ACL_ACCESS, MODEL_ACL_DEFAULT };
+	char full[PATH_LEN], value[N_SIDES][4096];
+	struct outcome out;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		BOTH(&out, (proc_path(m, s, path, full), lgetxattr(full, names[i], value[s], sizeof(value[s]))));
+		if (model_agree(m, &out) && memcmp(value[TESTED], value[REFERENCE], (size_t)out.ret[TESTED]) != 0)
+			model_fail(m, "%s of '%s' is different", names[i], path);
+	}
+}
+
 void model_compare_fds(struct model *m, const struct pair *files, const char *path, uint64_t off, uint64_t len)
 {
 	uint64_t end = off + len;
@@ -323,6 +336,8 @@ void model_compare(struct model *m)
 			compare_symlink(m, path);
 		if (m->xattrs && (S_ISDIR(mode) || S_ISREG(mode)))
 			model_compare_xattrs(m, path);
+		if (m->acls && !S_ISLNK(mode))
+			model_compare_acls(m, path);
 	}
 	free(seen);
 }

@@ -43,7 +43,7 @@ for engine in $(engine_names); do
 done
 
 # Everything that fstab may hold.
-mount_image -o defaults,auto,noauto,nofail,user,users,nouser,owner,group,_netdev,loop,atime,diratime,nodiratime,lazytime,nolazytime,default_permissions \
+mount_image -o defaults,auto,noauto,nofail,user,users,nouser,owner,group,_netdev,loop,atime,diratime,nodiratime,lazytime,nolazytime,noacl,acl,default_permissions \
 	-o fsname=x,subtype=y,comment=z,x-systemd.automount,rw,async,exec,relatime,commit=2
 grep -qF " - fuse.hybridfs $image " /proc/self/mountinfo || fail "the mount is not named after its device"
 unmount_image

@@ -582,7 +582,6 @@ START_TEST(extended_attributes)
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "user.big", big, sizeof(big), 0), -E2BIG);
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "user.big", big, sizeof(big) - 1, 0), 0);
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "user.", "x", 1, 0), -EINVAL);
-	ck_assert_int_eq(fs_setxattr(t.fs, ino, "system.posix_acl_access", "x", 1, 0), -EOPNOTSUPP);
 	ck_assert_int_eq(fs_getxattr(t.fs, ino, FS_BTIME_NAME, buf, sizeof(buf), &len), 0);
 	ck_assert_int_eq(fs_getattr_btime(t.fs, ino, &st, &btime), 0);
 	snprintf(name, sizeof(name), "%lld.%09ld", (long long)btime.tv_sec, btime.tv_nsec);
