@@ -533,6 +533,66 @@ START_TEST(threads)
 }
 END_TEST
 
+struct namer {
+	pthread_t thread;
+	uint64_t ino;
+	unsigned id;
+	bool named; // out
+};
+
+// Writes, truncates and names a file that others are naming, too, and takes the name away again if the number is odd.
+static void *name_nameless(void *arg)
+{
+	struct namer *n = arg;
+	char name[16], buf[3 * BLK_SIZE];
+	struct fs_entry e;
+
+	memset(buf, (int)n->id + 1, sizeof(buf));
+	snprintf(name, sizeof(name), "n%u", n->id);
+	ft_write(&t, n->ino, buf, sizeof(buf), n->id * sizeof(buf));
+	(void)ft_truncate(&t, n->ino, sizeof(buf));
+	n->named = fs_link(t.fs, n->ino, ROOT_INO, name, &e) == 0; // not, if another has taken the last name by then
+	if (n->named && n->id % 2 == 1)
+		ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, name), 0);
+	return NULL;
+}
+
+// However first names, writes and deletions meet: the links are as many as the names, and what has none goes.
+START_TEST(tmpfile_is_named_by_many)
+{
+	struct namer namers[4];
+
+	ft_new(&t, 64 * MIB);
+	for (unsigned round = 0; round < 60; round++) {
+		uint64_t ino = make_tmpfile(ROOT_INO);
+		unsigned n = 0, links = 0;
+
+		for (unsigned i = 0; i < ARRAY_LEN(namers); i++) {
+			namers[i] = (struct namer){ .id = i, .ino = ino };
+			ck_assert_int_eq(pthread_create(&namers[i].thread, NULL, name_nameless, &namers[i]), 0);
+		}
+		for (unsigned i = 0; i < ARRAY_LEN(namers); i++) {
+			char name[16];
+
+			pthread_join(namers[i].thread, NULL);
+			snprintf(name, sizeof(name), "n%u", i);
+			n += namers[i].named;
+			links += namers[i].named && i % 2 == 0;
+			ck_assert_int_eq(ft_lookup(&t, ROOT_INO, name, NULL), namers[i].named && i % 2 == 0 ? 0 : -ENOENT);
+			if (namers[i].named && i % 2 == 0)
+				ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, name), 0);
+			if (i == ARRAY_LEN(namers) - 1)
+				ck_assert_uint_eq(ft_stat(&t, ino).st_nlink, 0);
+		}
+		ck_assert_uint_ge(n, 1);
+		fs_forget(t.fs, ino, 1 + n + links);
+	}
+	wait_for_no_orphans();
+	ck_assert_int_eq(count_rows("inode"), 1);
+	ft_end(&t);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("fs_life");
@@ -555,6 +615,7 @@ int main(void)
 	tcase_add_loop_test(tc, shut_down, 0, 2);
 	tcase_add_test(tc, read_only_volume);
 	tcase_add_test(tc, threads);
+	tcase_add_test(tc, tmpfile_is_named_by_many);
 	suite_add_tcase(s, tc);
 	return ft_main(s);
 }
