@@ -41,10 +41,12 @@ wait_until 15 freed || fail "a nameless file stayed after a crash: $before KiB b
 if [ "$(id -u)" = 0 ]; then
 	chown 0:12 "$mnt/group"
 	chmod 2775 "$mnt/group"
+	! command -v setfacl >/dev/null || setfacl -d -m u:7:rw "$mnt/group"
 	"$LINUXOP" tmpfile-hold "$mnt/group" >"$scratch/out" &
 	holder=$!
 	wait_until 15 grep -q ready "$scratch/out" || fail "tmpfile-hold"
 	same "$(stat -c %g "$mnt/group/late")" 12 "the group of a setgid directory"
+	! command -v setfacl >/dev/null || getfacl -cnp "$mnt/group/late" | grep -q "^user:7:rw-" || fail "the default ACL of a directory"
 	kill -9 "$holder"
 	wait "$holder" 2>/dev/null || true
 	holder=
