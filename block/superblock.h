@@ -25,7 +25,7 @@
 #define SB_COPIES 3
 #define SB_LABEL_MAX 63       // bytes, without the terminating NUL
 #define SB_MAX_EXTENTS 480    // of each system file
-#define SB_FORMAT_VERSION 2u
+#define SB_FORMAT_VERSION 3u
 #define SB_MIN_VOLUME_BYTES (8ull << 20)
 #define SB_MS_SHIFT_MIN 12u   // blocks: 16 MiB
 #define SB_MS_SHIFT_MAX 26u   // blocks: 256 GiB

@@ -522,18 +522,18 @@ static int prepare(struct change *c)
 
 static void put_blk(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx)
 {
-	(void)i;
+	int *err = ctx;
+
 	(void)blk;
-	(void)ctx;
-	deferred_put(c->fs->vol, &c->put, phys_blk);
+	if (*err == 0)
+		*err = deferred_put(c->fs->vol, &c->put, phys_blk, c->crc[i]);
 }
 
 static void note_blk(struct change *c, unsigned i, uint64_t blk, uint64_t phys_blk, void *ctx)
 {
-	(void)i;
 	(void)blk;
 	(void)ctx;
-	deferred_note(c->fs->vol, &c->note, phys_blk);
+	deferred_note(c->fs->vol, &c->note, phys_blk, c->crc[i]);
 }
 
 // What was written to the device goes with the transaction, or the transaction flushes it. Store lock held.
@@ -574,6 +574,7 @@ int change_begin(struct change *c, enum txn_kind kind)
 		store_lock(c->fs->st);
 		// Everything but data, size and map may have changed since it was loaded.
 		r = inode_get(c->fs->st, c->in->ino, &c->row);
+		c->was = c->row;
 		if (r == 0)
 			return 0;
 		store_unlock(c->fs->st);
@@ -601,7 +602,7 @@ static int apply_seg(struct change *c, struct seg *seg, const uint32_t *crc)
 		r = extmap_insert(vol, c->in->ino, &ext);
 		seg->taken = r != 0;
 	}
-	if (r == 0 && (SUMMED_KINDS >> seg->kind & 1) != 0 && (c->row.flags & INODE_NODATACOW) == 0)
+	if (r == 0 && (FLUSHED_KINDS >> seg->kind & 1) != 0 && (c->row.flags & INODE_NODATACOW) == 0)
 		r = csum_set(vol, seg->phys_blk, seg->len_blk, crc);
 	if (r != 0 || seg->kind != SEG_NEW)
 		return r;
@@ -622,10 +623,10 @@ int change_apply(struct change *c)
 	}
 	for (unsigned i = 0; r == 0 && i < c->n_segs; crc += c->segs[i++].len_blk)
 		r = apply_seg(c, &c->segs[i], crc);
-	if (r == 0) {
-		each_blk(c, 1u << SEG_DEFERRED, put_blk, NULL);
+	if (r == 0)
+		each_blk(c, 1u << SEG_DEFERRED, put_blk, &r);
+	if (r == 0)
 		account_data(c);
-	}
 	return r;
 }
 
@@ -639,9 +640,15 @@ static void remember_fresh(struct change *c)
 			wstate_add_fresh(ws, c->txn, c->segs[i].phys_blk, c->segs[i].len_blk);
 }
 
+// Raw blocks leave no other trace, and an fsync of a transaction that has changed nothing would flush nothing.
+static bool row_has_changed(const struct change *c)
+{
+	return memcmp(&c->row, &c->was, sizeof(c->row)) != 0 || count_blks(c, 1u << SEG_RAW) > 0;
+}
+
 int change_end(struct change *c, int err)
 {
-	if (err == 0)
+	if (err == 0 && row_has_changed(c))
 		err = inode_update(c->fs->st, &c->row);
 	store_unlock(c->fs->st);
 	if (err == 0)

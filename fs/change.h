@@ -50,7 +50,7 @@ enum change_space {
 struct change {
 	struct fs *fs;
 	struct inode *in;
-	struct inode_row row;
+	struct inode_row row, was; // was: as the store has it, from change_begin on
 	uint64_t txn;           // from change_begin on
 	const uint8_t *buf;     // new bytes of [off, end); NULL = none, edges only
 	uint64_t off, end;

@@ -159,11 +159,13 @@ int fs_sync(struct fs *fs)
 
 // ---- time and stat ----
 
+// In ticks of some milliseconds, as the kernel's own filesystems have their times: so most of the writes that come close upon each other
+// leave the inode's row as it is.
 int64_t fs_now_ns(void)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_REALTIME, &ts);
+	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
 	return ts.tv_sec * NS_PER_S + ts.tv_nsec;
 }
 
@@ -220,6 +222,8 @@ static bool wants_atime(const struct fs *fs, const struct inode_row *row, int64_
 	case FS_RELATIME:
 		break;
 	}
+	if (row->atime_ns == now)
+		return false;
 	return row->atime_ns <= row->mtime_ns || row->atime_ns <= row->ctime_ns || now - row->atime_ns >= RELATIME_NS;
 }
 

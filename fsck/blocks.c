@@ -7,6 +7,7 @@
 
 #include "fsck/sql.h"
 #include "meta/csum.h"
+#include "meta/deferred_rows.h"
 #include "util/endian.h"
 
 int blocks_init(struct blocks *b)
@@ -28,7 +29,7 @@ static void set_bit(uint64_t *bits, uint64_t i) { bits[i / 64] |= 1ull << (i % 6
 static int overlay_deferred(struct fsck *f, struct blocks *b, uint64_t start_blk, uint64_t len_blk)
 {
 	struct cursor c;
-	int err = cursor_open(f, &c, "SELECT phys, data FROM deferred WHERE phys >= ?1 AND phys < ?2", (int64_t)start_blk,
+	int err = cursor_open(f, &c, "SELECT phys, data FROM deferred WHERE phys >= ?1 AND phys < ?2 AND " DEFERRED_LIVE_SQL, (int64_t)start_blk,
 	                      (int64_t)(start_blk + len_blk));
 
 	while (err == 0 && c.have) {
@@ -78,6 +79,23 @@ static void put_crc(uint8_t *row, uint64_t i, uint32_t crc)
 
 static int64_t chunk_of(uint64_t blk) { return (int64_t)(blk / CSUM_CHUNK_BLK); }
 
+static int overlay_deferred_crc(struct fsck *f, struct blocks *b, uint64_t start_blk, uint64_t len_blk)
+{
+	struct cursor c;
+	int err = cursor_open(f, &c, "SELECT phys, crc FROM deferred WHERE phys >= ?1 AND phys < ?2 AND " DEFERRED_LIVE_SQL, (int64_t)start_blk,
+	                      (int64_t)(start_blk + len_blk));
+
+	while (err == 0 && c.have) {
+		uint64_t i = (uint64_t)c.key - start_blk;
+
+		b->crc[i] = (uint32_t)cursor_int(&c, 1);
+		b->no_crc[i / 64] &= ~(1ull << (i % 64));
+		err = cursor_next(f, &c);
+	}
+	cursor_close(&c);
+	return err;
+}
+
 int blocks_get_crc(struct fsck *f, struct blocks *b, uint64_t start_blk, uint64_t len_blk)
 {
 	struct cursor c;
@@ -99,7 +117,7 @@ int blocks_get_crc(struct fsck *f, struct blocks *b, uint64_t start_blk, uint64_
 		err = cursor_next(f, &c);
 	}
 	cursor_close(&c);
-	return err;
+	return err == 0 && f->n_deferred > 0 ? overlay_deferred_crc(f, b, start_blk, len_blk) : err;
 }
 
 static int set_chunk(struct fsck *f, const struct blocks *b, int64_t chunk, uint64_t start_blk, uint64_t end_blk)

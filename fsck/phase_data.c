@@ -15,6 +15,8 @@
 #include "fsck/fsck.h"
 #include "fsck/sql.h"
 #include "meta/csum.h"
+#include "meta/deferred.h"
+#include "meta/deferred_rows.h"
 
 static bool is_summed(const struct fsck *f, uint64_t blk) { return (blockmap_word(&f->summed, blk) >> blk % 64 & 1) != 0; }
 
@@ -65,64 +67,74 @@ static int check_sizes(struct fsck *f)
 
 // ---- deferred writes ----
 
-// The checksum of a block that has one, against what is to be written there.
-static int matches_checksum(struct fsck *f, struct blocks *b, uint64_t blk, const void *data, bool *matches)
-{
-	int err = blocks_get_crc(f, b, blk, 1);
+#define SELECT_DEFERRED \
+	"SELECT slot, phys, txn, crc, data FROM deferred WHERE slot >= ?1 AND " DEFERRED_LIVE_SQL " ORDER BY slot"
 
-	*matches = blocks_bit(b->no_crc, 0) || b->crc[0] == csum_block(data);
-	return err;
+static bool has_odd_numbers(const struct cursor *c)
+{
+	return c->key < 0 || c->key > (int64_t)DEFERRED_SLOT_MAX || cursor_int(c, 2) < 0 || cursor_int(c, 2) > DEFERRED_MAX_TXN;
 }
 
-static int judge_deferred(struct fsck *f, struct blocks *b, const struct cursor *c, bool *bad, bool *remove)
+static int judge_deferred(struct fsck *f, struct blockmap *seen, const struct cursor *c, bool *bad, bool *remove)
 {
-	uint64_t blk = (uint64_t)c->key;
-	bool matches = true;
-	int err = 0;
+	int64_t phys = cursor_int(c, 1);
+	uint64_t blk = (uint64_t)phys, taken;
+	int err;
 
 	*bad = true;
 	*remove = false;
-	if (c->key < 0 || blk >= f->sb.n_blks || !is_summed(f, blk)) {
-		*remove = PROBLEM(f, FP_DEFERRED_PLACE, .is = c->key);
-	} else if (sqlite3_column_type(c->stmt, 1) != SQLITE_BLOB || sqlite3_column_bytes(c->stmt, 1) != BLK_SIZE) {
-		*remove = PROBLEM(f, FP_DEFERRED_SIZE, .start = blk, .is = sqlite3_column_bytes(c->stmt, 1));
-	} else {
-		err = matches_checksum(f, b, blk, sqlite3_column_blob(c->stmt, 1), &matches);
-		*bad = err == 0 && !matches;
-		*remove = *bad && PROBLEM(f, FP_DEFERRED_CRC, .start = blk);
+	if (has_odd_numbers(c)) {
+		*remove = PROBLEM(f, FP_DEFERRED_ROW, .is = c->key);
+		return 0;
+	}
+	if (phys < 0 || blk >= f->sb.n_blks || !is_summed(f, blk)) {
+		*remove = PROBLEM(f, FP_DEFERRED_PLACE, .is = phys);
+		return 0;
+	}
+	if (sqlite3_column_type(c->stmt, 4) != SQLITE_BLOB || sqlite3_column_bytes(c->stmt, 4) != BLK_SIZE) {
+		*remove = PROBLEM(f, FP_DEFERRED_SIZE, .start = blk, .is = sqlite3_column_bytes(c->stmt, 4));
+		return 0;
+	}
+	if (cursor_int(c, 3) != csum_block(sqlite3_column_blob(c->stmt, 4))) {
+		*remove = PROBLEM(f, FP_DEFERRED_CRC, .start = blk);
+		return 0;
+	}
+	err = blockmap_claim(seen, blk, 1, &taken);
+	*bad = err != 0;
+	if (err == -EEXIST) {
+		*remove = PROBLEM(f, FP_DEFERRED_ROW, .is = c->key);
+		err = 0;
 	}
 	return err;
 }
 
-#define SELECT_DEFERRED "SELECT phys, data FROM deferred WHERE phys >= ?1 ORDER BY phys"
-
 static int check_deferred(struct fsck *f)
 {
-	struct blocks b;
+	struct blockmap seen;
 	struct cursor c = { 0 };
-	int err = blocks_init(&b);
+	int err = blockmap_init(&seen, f->sb.n_blks, f->sb.ms_shift);
 
 	if (err == 0)
 		err = cursor_open(f, &c, SELECT_DEFERRED, INT64_MIN, 0);
 	while (err == 0 && c.have && !fsck_stopping(f)) {
-		int64_t phys = c.key;
+		int64_t slot = c.key;
 		bool bad, remove;
 
-		err = judge_deferred(f, &b, &c, &bad, &remove);
+		err = judge_deferred(f, &seen, &c, &bad, &remove);
 		f->n_deferred += err == 0 && !bad;
 		if (err == 0 && remove)
-			err = SQL(f, "DELETE FROM deferred WHERE phys = ?1", phys);
-		if (err == 0 && fsck_commit_due(f) && phys < INT64_MAX) {
+			err = SQL(f, "DELETE FROM deferred WHERE slot = ?1", slot);
+		if (err == 0 && fsck_commit_due(f) && slot < INT64_MAX) {
 			cursor_close(&c);
 			err = fsck_commit(f);
 			if (err == 0)
-				err = cursor_open(f, &c, SELECT_DEFERRED, phys + 1, 0);
+				err = cursor_open(f, &c, SELECT_DEFERRED, slot + 1, 0);
 		} else if (err == 0) {
 			err = cursor_next(f, &c);
 		}
 	}
 	cursor_close(&c);
-	blocks_free(&b);
+	blockmap_free(&seen);
 	return err;
 }
 

@@ -14,6 +14,7 @@
 
 #include "fsck/fsck.h"
 #include "fsck/sql.h"
+#include "meta/deferred_rows.h"
 #include "meta/rows.h"
 #include "util/attr.h"
 #include "util/log.h"
@@ -113,14 +114,12 @@ void fsck_free(struct fsck *f)
 
 int fsck_read_last_txn(struct fsck *f)
 {
-	int64_t last = 0;
 	int err;
 
 	store_lock(f->vol->store);
-	err = store_config_get(f->vol->store, "txn", &last);
+	err = deferred_rows_last_txn(f->vol->store, &f->last_txn);
 	store_unlock(f->vol->store);
-	f->last_txn = err == 0 && last > 0 ? (uint64_t)last : 0;
-	return err == -ENOENT ? 0 : err;
+	return err == -ENOENT || err == -EUCLEAN ? 0 : err; // phase 2 says so
 }
 
 bool fsck_report_copies(struct fsck *f, const struct sb_scan *scan)

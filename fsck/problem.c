@@ -87,6 +87,8 @@ static const struct problem problems[FP_N] = {
 	[FP_CSUM_SIZE] = { "csum-size", "the checksums of blocks {start} to {off} are not {len} bytes", "Remove", 0 },
 	[FP_CSUM_MISSING] = { "csum-missing", "metaslab {is}: {len} blocks of files have no checksum, first {start}",
 	                      "Compute them from what the device holds (which nobody can vouch for)", 0 },
+	[FP_DEFERRED_ROW] = { "deferred-row", "row {is} of the deferred writes has numbers that cannot be, or is the second one for its block",
+	                      "Remove", 0 },
 	[FP_DEFERRED_PLACE] = { "deferred-place", "a deferred write is for block {is}, which is not a file's with checksums", "Remove", 0 },
 	[FP_DEFERRED_SIZE] = { "deferred-size", "the deferred write for block {start} has {is} bytes", "Remove", 0 },
 	[FP_DEFERRED_CRC] = { "deferred-crc", "the deferred write for block {start} does not match its checksum",

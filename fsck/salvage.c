@@ -19,6 +19,7 @@
 #include "fsck/fsck.h"
 #include "fsck/tables.h"
 #include "meta/csum.h"
+#include "meta/deferred_rows.h"
 #include "meta/rows.h"
 #include "meta/schema.h"
 #include "meta/spacemap.h"
@@ -36,7 +37,7 @@ static const char *const inserts[T_N] = {
 	[T_INLINE] = "INSERT OR IGNORE INTO inline VALUES(?1, ?2)",
 	[T_XATTR] = "INSERT OR IGNORE INTO xattr VALUES(?1, ?2, ?3)",
 	[T_ORPHAN] = "INSERT OR IGNORE INTO orphan VALUES(?1)",
-	[T_DEFERRED] = "INSERT OR IGNORE INTO deferred VALUES(?1, ?2)",
+	[T_DEFERRED] = "INSERT OR IGNORE INTO deferred VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
 	[T_METASLAB] = "INSERT INTO metaslab(ms, free_blk, largest_blk, log_bytes, base_bytes) VALUES(?1, ?2, 0, ?3, ?3)",
 	[T_SPACEMAP] = "INSERT INTO spacemap(ms, seq, runs) VALUES(?1, ?2, ?3)",
 };
@@ -51,7 +52,8 @@ struct salvage {
 	struct table tables[T_N];
 	struct blockmap used; // what its rows name
 	bool has_key;
-	int64_t hash_key, next_ino, txn;
+	int64_t hash_key, next_ino, txn, deferred_from;
+	bool has_txn;
 	// the new one
 	struct space space;
 	struct alloc *alloc;
@@ -101,7 +103,7 @@ static bool belongs(void *ctx, const struct table *t, const struct value *row)
 	uint8_t block[BLK_SIZE];
 
 	if (t == &s->tables[T_DEFERRED])
-		return row[1].len == BLK_SIZE;
+		return row[5].len == BLK_SIZE && row[3].number == csum_block(row[5].bytes);
 	if (t == &s->tables[T_ORPHAN])
 		return false; // any page of small rows looks like that
 	if (t != &s->tables[T_CSUM])
@@ -139,7 +141,10 @@ static void note_config(struct salvage *s, const struct value *row)
 	} else if (same(&row[0], "next_ino")) {
 		s->next_ino = v > s->next_ino ? v : s->next_ino;
 	} else if (same(&row[0], "txn")) {
+		s->has_txn = true;
 		s->txn = v > s->txn ? v : s->txn;
+	} else if (same(&row[0], "deferred_from")) {
+		s->deferred_from = v > s->deferred_from ? v : s->deferred_from;
 	}
 }
 
@@ -161,7 +166,9 @@ static int note_row(void *ctx, const struct table *t, const struct value *row)
 	case T_EXTENT:
 		return note_blocks(s, row[2].number, row[3].number);
 	case T_DEFERRED:
-		return note_blocks(s, row[0].number, 1);
+		if (row[2].number > s->txn && row[2].number <= DEFERRED_MAX_TXN)
+			s->txn = row[2].number;
+		return note_blocks(s, row[1].number, 1);
 	default:
 		return 0;
 	}
@@ -336,6 +343,8 @@ static int copy_row(void *ctx, const struct table *t, const struct value *row)
 		return -EINTR;
 	if (i == T_CONFIG || i == T_METASLAB || i == T_SPACEMAP)
 		return 0;
+	if (i == T_DEFERRED && (!s->has_txn || row[2].number < s->deferred_from))
+		return 0; // dead, or nobody knows: an old one would be written over what came after it
 	bind_row(s->insert[i], t, row);
 	err = i == T_DIRENT && !s->has_key ? insert_name(s, row) : run_insert(s, (int)i, &inserted);
 	s->n_inodes += i == T_INODE && inserted;
@@ -383,7 +392,7 @@ static int write_config(struct salvage *s)
 		const char *key;
 		int64_t value;
 	} rows[] = { { "hash_key", s->hash_key }, { "next_ino", s->next_ino }, { "txn", s->txn }, { "inodes", s->n_inodes },
-		     { "errors", 1 } };
+		     { "deferred_from", s->deferred_from }, { "errors", 1 } };
 	int err = 0;
 
 	for (size_t i = 0; err == 0 && i < ARRAY_LEN(rows); i++)

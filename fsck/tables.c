@@ -16,7 +16,7 @@ const struct table table_forms[T_N] = {
 	[T_INLINE] = { .name = "inline", .columns = "kb", .blob_max = SYMLINK_MAX_BYTES, .exact = true },
 	[T_XATTR] = { .name = "xattr", .columns = "ibb", .blob_max = XATTR_VALUE_MAX_BYTES, .exact = true },
 	[T_ORPHAN] = { .name = "orphan", .columns = "k" },
-	[T_DEFERRED] = { .name = "deferred", .columns = "kb", .blob_max = BLK_SIZE },
+	[T_DEFERRED] = { .name = "deferred", .columns = "kiiibb", .blob_max = BLK_SIZE },
 	[T_METASLAB] = { .name = "metaslab", .columns = "kiiii" },
 	[T_SPACEMAP] = { .name = "spacemap", .columns = "iib", .blob_max = 1u << 24 },
 };

@@ -16,10 +16,11 @@
 
 _Static_assert(CSUM_CHUNK_BLK == 64, "a chunk's blocks are the bits of a word");
 
-// What the open transaction has set in one chunk.
+// What was set in one chunk and is not in the table yet.
 struct chunk {
 	struct key_node node; // key: the chunk's number
-	struct chunk *next, **link; // all of them
+	struct chunk *next, **link; // all that are due, or all that are late
+	bool late;
 	uint64_t set;         // a bit for each block
 	uint32_t crc[CSUM_CHUNK_BLK];
 };
@@ -27,7 +28,8 @@ struct chunk {
 struct csums {
 	struct volume *vol;
 	struct keymap map;
-	struct chunk *first;
+	struct chunk *first;      // to be written when the open transaction closes
+	struct chunk *first_late; // nothing in these has to be
 };
 
 int csums_create(struct volume *vol, struct csums **out)
@@ -43,12 +45,29 @@ int csums_create(struct volume *vol, struct csums **out)
 	return 0;
 }
 
-static void drop_chunk(struct csums *cs, struct chunk *ch)
+static void enter_list(struct csums *cs, struct chunk *ch, bool late)
 {
-	keymap_remove(&cs->map, &ch->node);
+	struct chunk **head = late ? &cs->first_late : &cs->first;
+
+	ch->late = late;
+	ch->next = *head;
+	ch->link = head;
+	if (ch->next != NULL)
+		ch->next->link = &ch->next;
+	*head = ch;
+}
+
+static void leave_list(struct chunk *ch)
+{
 	*ch->link = ch->next;
 	if (ch->next != NULL)
 		ch->next->link = ch->link;
+}
+
+static void drop_chunk(struct csums *cs, struct chunk *ch)
+{
+	keymap_remove(&cs->map, &ch->node);
+	leave_list(ch);
 	free(ch);
 }
 
@@ -56,6 +75,8 @@ void csums_rolled_back(struct csums *cs)
 {
 	while (cs != NULL && cs->first != NULL)
 		drop_chunk(cs, cs->first);
+	while (cs != NULL && cs->first_late != NULL)
+		drop_chunk(cs, cs->first_late);
 }
 
 void csums_destroy(struct csums *cs)
@@ -125,23 +146,31 @@ int csums_write(struct csums *cs)
 
 // ---- setting and asking ----
 
-static struct chunk *get_chunk(struct csums *cs, uint64_t number)
+static void make_due(struct csums *cs, struct chunk *ch)
+{
+	if (!ch->late)
+		return;
+	leave_list(ch);
+	enter_list(cs, ch, false);
+	txn_add_pages(cs->vol, 1);
+}
+
+static struct chunk *get_chunk(struct csums *cs, uint64_t number, bool late)
 {
 	struct chunk *ch = keymap_find(&cs->map, number);
 
-	if (ch != NULL)
-		return ch;
-	ch = malloc(sizeof(*ch));
-	if (ch == NULL)
-		return NULL;
-	ch->set = 0;
-	ch->next = cs->first;
-	ch->link = &cs->first;
-	if (ch->next != NULL)
-		ch->next->link = &ch->next;
-	cs->first = ch;
-	keymap_add(&cs->map, number, &ch->node);
-	txn_add_pages(cs->vol, 1);
+	if (ch == NULL) {
+		ch = malloc(sizeof(*ch));
+		if (ch == NULL) {
+			store_fail(cs->vol->store, -ENOMEM, "set checksums");
+			return NULL;
+		}
+		ch->set = 0;
+		enter_list(cs, ch, true);
+		keymap_add(&cs->map, number, &ch->node);
+	}
+	if (!late)
+		make_due(cs, ch);
 	return ch;
 }
 
@@ -154,12 +183,10 @@ int csum_set(struct volume *vol, uint64_t start_blk, uint64_t len_blk, const uin
 	while (len_blk > 0) {
 		unsigned at = (unsigned)(start_blk % CSUM_CHUNK_BLK);
 		uint64_t n = min_u64(len_blk, CSUM_CHUNK_BLK - at);
-		struct chunk *ch = get_chunk(vol->csums, start_blk / CSUM_CHUNK_BLK);
+		struct chunk *ch = get_chunk(vol->csums, start_blk / CSUM_CHUNK_BLK, false);
 
-		if (ch == NULL) {
-			store_fail(vol->store, -ENOMEM, "set checksums");
+		if (ch == NULL)
 			return -ENOMEM;
-		}
 		memcpy(&ch->crc[at], crc, n * sizeof(crc[0]));
 		ch->set |= bits(at, n);
 		crc += n;
@@ -167,6 +194,28 @@ int csum_set(struct volume *vol, uint64_t start_blk, uint64_t len_blk, const uin
 		len_blk -= n;
 	}
 	return 0;
+}
+
+int csum_set_late(struct volume *vol, uint64_t blk, uint32_t crc)
+{
+	struct chunk *ch;
+
+	if (store_has_failed(vol->store))
+		return -EROFS;
+	ch = get_chunk(vol->csums, blk / CSUM_CHUNK_BLK, true);
+	if (ch == NULL)
+		return -ENOMEM;
+	ch->crc[blk % CSUM_CHUNK_BLK] = crc;
+	ch->set |= bits((unsigned)(blk % CSUM_CHUNK_BLK), 1);
+	return 0;
+}
+
+void csum_settle(struct volume *vol, uint64_t blk)
+{
+	struct chunk *ch = keymap_find(&vol->csums->map, blk / CSUM_CHUNK_BLK);
+
+	if (ch != NULL && (ch->set & bits((unsigned)(blk % CSUM_CHUNK_BLK), 1)) != 0)
+		make_due(vol->csums, ch);
 }
 
 int csum_get(struct volume *vol, uint64_t start_blk, uint64_t len_blk, uint32_t *crc)
@@ -192,10 +241,21 @@ int csum_get(struct volume *vol, uint64_t start_blk, uint64_t len_blk, uint32_t 
 	return 0;
 }
 
+static void forget_listed(struct csums *cs, struct chunk *ch, uint64_t first, uint64_t end)
+{
+	struct chunk *next;
+
+	for (; ch != NULL; ch = next) {
+		next = ch->next;
+		if (ch->node.key >= first && ch->node.key < end)
+			drop_chunk(cs, ch);
+	}
+}
+
 // By number or through all of them, whichever is less.
 static void forget_pending(struct csums *cs, uint64_t first, uint64_t end)
 {
-	struct chunk *ch, *next;
+	struct chunk *ch;
 
 	if (end - first < cs->map.n) {
 		for (uint64_t number = first; number < end; number++) {
@@ -205,11 +265,8 @@ static void forget_pending(struct csums *cs, uint64_t first, uint64_t end)
 		}
 		return;
 	}
-	for (ch = cs->first; ch != NULL; ch = next) {
-		next = ch->next;
-		if (ch->node.key >= first && ch->node.key < end)
-			drop_chunk(cs, ch);
-	}
+	forget_listed(cs, cs->first, first, end);
+	forget_listed(cs, cs->first_late, first, end);
 }
 
 int csum_forget(struct volume *vol, uint64_t start_blk, uint64_t len_blk)

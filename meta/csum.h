@@ -5,7 +5,7 @@
 // closes, so that files that lie together cost one row together.
 //
 // CS1  A block of a written extent has its checksum since the transaction that has written the block, unless its file is
-//     INODE_NODATACOW: these have none.
+//     INODE_NODATACOW: these have none. As long as its write is deferred it is the one in that row (DW5 in deferred.h), which counts for more.
 // CS2  What a row says of other blocks means nothing. The row of a chunk goes when the whole chunk is freed at once.
 //
 // Lock: the store's; for changes a transaction handle is joined, too. Units: blocks.
@@ -34,6 +34,10 @@ void csums_destroy(struct csums *cs); // NULL is allowed
 // -EROFS once the store has failed: what was rolled back must not come back to readers.
 int csum_set(struct volume *vol, uint64_t start_blk, uint64_t len_blk, const uint32_t *crc) ATTR_MUST_USE;
 
+// The same for a block whose write is deferred: the table gets it only with others of the chunk, or when csum_settle() asks for it.
+int csum_set_late(struct volume *vol, uint64_t blk, uint32_t crc) ATTR_MUST_USE;
+void csum_settle(struct volume *vol, uint64_t blk); // nothing to do if there is nothing late
+
 // As the open transaction has it. -ENODATA: there is none for one of the blocks, which for a block under CS1 is damage.
 int csum_get(struct volume *vol, uint64_t start_blk, uint64_t len_blk, uint32_t *crc) ATTR_MUST_USE;
 
@@ -41,8 +45,8 @@ int csum_get(struct volume *vol, uint64_t start_blk, uint64_t len_blk, uint32_t 
 int csum_forget(struct volume *vol, uint64_t start_blk, uint64_t len_blk) ATTR_MUST_USE;
 
 // ---- for txn.c ----
-bool csums_is_clean(const struct csums *cs);
-int csums_write(struct csums *cs) ATTR_MUST_USE; // the transaction closes: everything becomes rows
+bool csums_is_clean(const struct csums *cs); // but for what is late
+int csums_write(struct csums *cs) ATTR_MUST_USE; // the transaction closes: everything becomes rows but what is late
 void csums_rolled_back(struct csums *cs);        // the store has failed: back to the last commit; NULL is allowed
 
 #endif

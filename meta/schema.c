@@ -29,7 +29,9 @@ const char schema_sql[] =
 	"CREATE TABLE csum(chunk INTEGER PRIMARY KEY, crc BLOB NOT NULL);"
 
 	// Blocks that are still to be written to their places.
-	"CREATE TABLE deferred(phys INTEGER PRIMARY KEY, data BLOB NOT NULL);"
+	// (Equally long rows, so that one takes the place of another.)
+	"CREATE TABLE deferred(slot INTEGER PRIMARY KEY, phys INTEGER NOT NULL, txn INTEGER NOT NULL,"
+	" crc INTEGER NOT NULL, pad BLOB NOT NULL, data BLOB NOT NULL);"
 
 	// A metaslab without a row is all free.
 	"CREATE TABLE metaslab(ms INTEGER PRIMARY KEY, free_blk INTEGER NOT NULL, largest_blk INTEGER NOT NULL,"

@@ -108,17 +108,24 @@ static int write_if_changed(struct store *st, const char *key, int64_t value, in
 	return err;
 }
 
+// The number of the transaction stands in its deferred rows; if it has none, in config.
+static int write_number(struct volume *vol, uint64_t id, unsigned rows)
+{
+	return rows == 0 ? store_config_set(vol->store, "txn", (int64_t)id) : 0;
+}
+
 // CLOSING, the part under the store's lock. On success the next transaction is open unless c->restart.
 static int close_in_store(struct volume *vol, struct closing *c)
 {
 	struct txn_mgr *m = vol->txn;
 	struct store *st = vol->store;
+	unsigned rows = deferred_open_blk(vol->deferred);
 	int damage = DAMAGE_SEEN, err = 0;
 
 	if (!atomic_compare_exchange_strong(&vol->damage, &damage, DAMAGE_MARKED))
 		damage = DAMAGE_NONE; // or marked already
 	c->changed = store_changes(st) != m->changes_at_begin || !freemap_is_clean(m->freemap) ||
-	             !store_rows_are_written(st) || !csums_is_clean(vol->csums) || deferred_open_blk(vol->deferred) > 0 ||
+	             !store_rows_are_written(st) || !csums_is_clean(vol->csums) || rows > 0 ||
 	             (m->emptying && !deferred_is_empty(vol->deferred)) || damage != DAMAGE_NONE;
 	if (!c->changed)
 		return 0;
@@ -127,13 +134,13 @@ static int close_in_store(struct volume *vol, struct closing *c)
 	if (err == 0)
 		err = freemap_write(m->freemap, c->id);
 	if (err == 0)
-		err = csums_write(vol->csums);
+		err = m->emptying ? deferred_clear(vol->deferred) : deferred_close(vol->deferred, c->id);
 	if (err == 0)
-		err = deferred_close(vol->deferred);
+		err = csums_write(vol->csums);
 	if (err == 0)
 		err = store_write_rows(st);
 	if (err == 0)
-		err = store_config_set(st, "txn", (int64_t)c->id);
+		err = write_number(vol, c->id, rows);
 	if (err == 0)
 		err = write_if_changed(st, "next_ino", (int64_t)atomic_load(&vol->next_ino), &m->written_next_ino);
 	if (err == 0)

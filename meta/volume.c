@@ -11,6 +11,7 @@
 #include <time.h>
 #include <uuid/uuid.h>
 
+#include "meta/deferred_rows.h"
 #include "meta/freemap.h"
 #include "meta/rows.h"
 #include "util/blk.h"
@@ -102,31 +103,30 @@ static const struct alloc_source alloc_source = {
 // What fsck needs: it must get in where a mount may not, and puts right what is missing.
 static int read_numbers(struct volume *vol, uint64_t *last_id)
 {
-	int64_t txn = 0, next_ino = 0;
+	int64_t next_ino = 0;
 	int err;
 
 	store_lock(vol->store);
-	err = store_config_get(vol->store, "txn", &txn);
-	if (err == 0 || err == -ENOENT)
+	err = deferred_rows_last_txn(vol->store, last_id);
+	if (err == 0 || err == -ENOENT || err == -EUCLEAN)
 		err = store_config_get(vol->store, "next_ino", &next_ino);
 	store_unlock(vol->store);
 	atomic_store(&vol->next_ino, next_ino > (int64_t)ROOT_INO ? (uint64_t)next_ino : ROOT_INO + 1);
-	*last_id = txn > 0 ? (uint64_t)txn : 0;
 	return err == -ENOENT ? 0 : err;
 }
 
 // What every mount needs to know from the database: numbers, free counts, and that there is a root.
 static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id, struct errmsg *why)
 {
-	int64_t txn = 0, next_ino = 0;
+	int64_t next_ino = 0;
 	struct inode_row root;
 	int err;
 
 	store_lock(vol->store);
-	err = store_config_get(vol->store, "txn", &txn);
+	err = deferred_rows_last_txn(vol->store, last_id);
 	if (err == 0)
 		err = store_config_get(vol->store, "next_ino", &next_ino);
-	if (err == 0 && (txn < 0 || next_ino <= (int64_t)ROOT_INO))
+	if (err == 0 && next_ino <= (int64_t)ROOT_INO)
 		err = -EUCLEAN;
 	if (err == 0)
 		err = inode_get(vol->store, ROOT_INO, &root);
@@ -138,7 +138,6 @@ static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id,
 	if (err != 0)
 		errmsg_set(why, "the database inside the volume is damaged; run fsck.hybridfs");
 	atomic_store(&vol->next_ino, (uint64_t)next_ino);
-	*last_id = (uint64_t)txn;
 	return err == -ENOENT ? -EUCLEAN : err;
 }
 

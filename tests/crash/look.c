@@ -56,14 +56,9 @@ static struct fsck *new_fsck(struct bdev *dev, enum fsck_mode mode)
 
 static int check_open_volume(struct fsck *f)
 {
-	int64_t last = 0;
-	int err;
+	int err = fsck_read_last_txn(f);
 
-	store_lock(f->vol->store);
-	err = store_config_get(f->vol->store, "txn", &last);
-	store_unlock(f->vol->store);
-	f->last_txn = (uint64_t)last;
-	return err != 0 && err != -ENOENT ? err : fsck_check(f);
+	return err != 0 ? err : fsck_check(f);
 }
 
 int look_fsck(struct bdev *dev, bool repair, uint64_t *n_fixed, uint64_t *n_left, char *why, size_t why_cap)

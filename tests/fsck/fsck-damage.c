@@ -17,7 +17,7 @@
 //     fsck-damage IMAGE zero-db             the whole database
 //     fsck-damage IMAGE flip INO            a bit of the first block of a file
 //     fsck-damage IMAGE integrity           nothing: what SQLite's own check says; fails if it is not "ok"
-//     fsck-damage IMAGE block INO           nothing: prints the first block of a file in hexadecimal
+//     fsck-damage IMAGE block INO           nothing: prints the checksum of a file's first block, and the block in hexadecimal
 //     fsck-damage IMAGE extents INO         nothing: prints the extents of a file: offset, place, length, flags
 //     fsck-damage IMAGE fill                gives all free blocks to a new file, unwritten
 //     fsck-damage IMAGE list                nothing: prints each name with the number of its inode
@@ -233,6 +233,7 @@ static int flip(struct bdev *dev, const char *ino)
 	return rc != 0 ? rc : poke(dev, (uint64_t)q.page * 4096, &byte, 1);
 }
 
+// With its checksum in front, in decimal.
 static int print_block(struct bdev *dev, const char *ino)
 {
 	struct root_query q = { .table = ino };
@@ -241,6 +242,8 @@ static int print_block(struct bdev *dev, const char *ino)
 
 	if (rc == 0)
 		rc = bdev_read(dev, block, sizeof(block), (uint64_t)q.page * sizeof(block));
+	if (rc == 0)
+		printf("%u ", csum_block(block));
 	for (size_t i = 0; rc == 0 && i < sizeof(block); i++)
 		printf("%02x", block[i]);
 	return rc;

@@ -34,8 +34,8 @@ run 0 "$FSCK" -y "$image"
 
 # What is deferred counts, not what is on the device.
 cp --sparse=always "$work/good" "$image"
-hex=$("$DAMAGE" "$image" block "$other")
-run 0 "$DAMAGE" "$image" sql "INSERT INTO deferred SELECT phys, x'$hex' FROM extent WHERE ino = $other AND off = 0"
+read -r crc hex < <("$DAMAGE" "$image" block "$other" && echo)
+run 0 "$DAMAGE" "$image" sql "INSERT INTO deferred SELECT 1, phys, 1, $crc, x'', x'$hex' FROM extent WHERE ino = $other AND off = 0"
 run 0 "$DAMAGE" "$image" flip "$other"
 run 0 "$FSCK" --scrub -n "$image"
 run 0 "$FSCK" -y "$image" # leaves it to the next mount

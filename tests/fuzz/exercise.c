@@ -297,14 +297,9 @@ static void speak(FILE *before)
 
 static int check_volume(struct fsck *f)
 {
-	int64_t last = 0;
-	int err;
+	int err = fsck_read_last_txn(f);
 
-	store_lock(f->vol->store);
-	err = store_config_get(f->vol->store, "txn", &last);
-	store_unlock(f->vol->store);
-	f->last_txn = last > 0 ? (uint64_t)last : 0;
-	return err != 0 && err != -ENOENT ? err : fsck_check(f);
+	return err != 0 ? err : fsck_check(f);
 }
 
 // As main.c of fsck has it between its options and its summary: a database that does not open is salvaged.

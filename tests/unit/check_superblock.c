@@ -90,7 +90,7 @@ START_TEST(bytes_stand_where_the_format_says)
 	sb->generation = 0x0102030405060708ull;
 	sb_encode(sb, buf);
 	ck_assert_mem_eq(buf, "HybridFS", 8);
-	ck_assert_mem_eq(buf + 12, "\x02\0\0\0", 4);
+	ck_assert_mem_eq(buf + 12, "\x03\0\0\0", 4);
 	ck_assert_mem_eq(buf + 16, "\x08\x07\x06\x05\x04\x03\x02\x01", 8);
 	ck_assert_mem_eq(buf + 48, "0123456789abcdef", 16);
 	ck_assert_str_eq((char *)buf + 64, "a label");
@@ -169,8 +169,8 @@ static const struct {
 	const char *says;
 } lies[] = {
 	{ lie_version_0, -EUCLEAN, "version 0" },
-	{ lie_version_old, -ENOTSUP, "format version 1, of a time before" },
-	{ lie_version_new, -ENOTSUP, "format version 3" },
+	{ lie_version_old, -ENOTSUP, "format version 2, of a time before" },
+	{ lie_version_new, -ENOTSUP, "format version 4" },
 	{ lie_incompat, -ENOTSUP, "features" },
 	{ lie_generation, -EUCLEAN, "generation" },
 	{ lie_label, -EUCLEAN, "label" },
@@ -400,7 +400,7 @@ START_TEST(a_newer_format_is_named)
 	sb_encode(sb, buf);
 	ck_assert_int_eq(bdev_write(dev, buf, SB_SIZE, SB_OFF_FIRST), 0); // the two older copies are known, and stale
 	ck_assert_int_eq(sb_read(dev, &back, NULL, &why), -ENOTSUP);
-	expect_contains(&why, "format version 8");
+	expect_contains(&why, "format version 9");
 	sb->version = SB_FORMAT_VERSION;
 	sb->ro_compat = 8;
 	sb_encode(sb, buf);

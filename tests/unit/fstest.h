@@ -125,7 +125,8 @@ static inline void ft_check(struct ft *t)
 		"SELECT count(*) FROM dirent d LEFT JOIN inode i USING (ino) WHERE i.ino IS NULL OR d.type <> i.mode >> 12 OR"
 		" (d.type = 4 AND i.parent <> d.parent)",
 		"SELECT count(*) FROM inode WHERE nlink = 0 AND ino NOT IN (SELECT ino FROM orphan)",
-		"SELECT count(*) FROM deferred d WHERE NOT EXISTS (SELECT 1 FROM extent e WHERE e.flags = 0 AND d.phys >= e.phys AND"
+		"SELECT count(*) FROM deferred d WHERE txn >= (SELECT coalesce(max(value), 0) FROM config WHERE key = 'deferred_from')"
+		" AND NOT EXISTS (SELECT 1 FROM extent e WHERE e.flags = 0 AND d.phys >= e.phys AND"
 		" d.phys < e.phys + e.len)",
 	};
 	struct errmsg why = { "" };
