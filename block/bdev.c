@@ -124,6 +124,12 @@ int bdev_discard(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes)
 	return len_bytes == 0 ? 0 : dev->ops->discard(dev, off_bytes, len_bytes);
 }
 
+void bdev_fill_holes(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes)
+{
+	if (dev->ops->fill_holes != NULL && check_change(dev, off_bytes, len_bytes) == 0)
+		dev->ops->fill_holes(dev, off_bytes, len_bytes);
+}
+
 void bdev_close(struct bdev *dev)
 {
 	char *name;

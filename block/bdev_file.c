@@ -35,6 +35,7 @@
 #include "util/blk.h"
 
 #define IOV_WINDOW 64       // iovecs in one system call
+#define ZEROS_BYTES (1u << 20)
 #define RETRY_INTERVAL_MS 20
 // udev locks a block device for as long as it probes it, which is right after anybody has written to it.
 #define UDEV_PATIENCE_MS 2000
@@ -142,6 +143,35 @@ static int file_discard(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes
 	return rc < 0 ? -errno : 0;
 }
 
+static bool write_zeros(int fd, uint64_t off_bytes, uint64_t end_bytes)
+{
+	static const char zeros[ZEROS_BYTES];
+	ssize_t n = 1;
+
+	while (off_bytes < end_bytes && (n > 0 || (n < 0 && errno == EINTR))) {
+		n = pwrite(fd, zeros, min_u64(end_bytes - off_bytes, ZEROS_BYTES), (off_t)off_bytes);
+		off_bytes += n > 0 ? (uint64_t)n : 0;
+	}
+	return off_bytes >= end_bytes;
+}
+
+// What was preallocated but never written counts as a hole, too.
+static void file_fill_holes(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes)
+{
+	uint64_t end = off_bytes + len_bytes;
+	int fd = file_of(dev)->fd;
+	off_t hole = (off_t)off_bytes, data;
+
+	while ((hole = lseek(fd, hole, SEEK_HOLE)) >= 0 && (uint64_t)hole < end) {
+		data = lseek(fd, hole, SEEK_DATA);
+		if (data < 0 || (uint64_t)data > end)
+			data = (off_t)end;
+		if (!write_zeros(fd, (uint64_t)hole, (uint64_t)data))
+			return;
+		hole = data;
+	}
+}
+
 static int blkdev_discard(struct bdev *dev, uint64_t off_bytes, uint64_t len_bytes)
 {
 	uint64_t range[2] = { off_bytes, len_bytes };
@@ -166,6 +196,7 @@ static const struct bdev_ops file_ops = {
 	.writev = file_writev,
 	.flush = file_flush,
 	.discard = file_discard,
+	.fill_holes = file_fill_holes,
 	.close = file_close,
 };
 

@@ -445,6 +445,11 @@ static int wipe(struct bdev *dev, const struct superblock *sb)
 		err = bdev_write(dev, zeros, SB_SIZE, last);
 	if (err == 0)
 		err = bdev_write(dev, zeros, SB_SIZE, blk_to_bytes(sb->sysfile[SYSFILE_WAL].extents[0].start_blk));
+	for (uint32_t i = 0; err == 0 && i < sb->sysfile[SYSFILE_WAL].n_extents; i++) {
+		const struct run *ext = &sb->sysfile[SYSFILE_WAL].extents[i];
+
+		bdev_fill_holes(dev, blk_to_bytes(ext->start_blk), blk_to_bytes(ext->len_blk));
+	}
 	return err != 0 ? err : bdev_flush(dev);
 }
 

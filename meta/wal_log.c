@@ -356,6 +356,26 @@ static int fill_edges(struct wal_log *log, struct wal_span *span)
 	return err;
 }
 
+// Where the span is to be written to: behind its end zeros up to the border of a block, if the device holds nothing there. A host reads
+// a block of which it does not have the rest in its cache before it takes a part of it (30 us).
+static int pad_to_block(struct wal_log *log, struct wal_span *span, uint64_t *to)
+{
+	uint64_t end = sector_up(span->end), upto = blk_to_bytes(bytes_to_blk_up(end));
+	int err = 0;
+
+	*to = end;
+	if (end < log->dev_end || upto == end)
+		return 0;
+	pthread_mutex_lock(&log->lock); // readers
+	err = span_reserve(span, upto);
+	pthread_mutex_unlock(&log->lock);
+	if (err < 0)
+		return err;
+	memset(span_at(span, end), 0, upto - end);
+	*to = upto;
+	return 0;
+}
+
 // W4. True if the span's first sector has to be on stable storage before the rest of it is sent.
 static bool begin_generation(struct wal_log *log, const struct wal_span *span)
 {
@@ -375,9 +395,11 @@ static bool begin_generation(struct wal_log *log, const struct wal_span *span)
 static int put_span(struct wal_log *log, struct wal_span *span)
 {
 	bool header_first = begin_generation(log, span);
-	uint64_t from = sector_down(span->start), to = sector_up(span->end);
+	uint64_t from = sector_down(span->start), end = sector_up(span->end), to;
 	int err = fill_edges(log, span);
 
+	if (err == 0)
+		err = pad_to_block(log, span, &to);
 	if (err == 0 && header_first) {
 		err = sysfile_write(log->files, SYSFILE_WAL, span->sectors, WAL_SECTOR, 0);
 		if (err == 0)
@@ -388,8 +410,8 @@ static int put_span(struct wal_log *log, struct wal_span *span)
 		err = sysfile_write(log->files, SYSFILE_WAL, span_at(span, from), to - from, from);
 	if (err < 0)
 		return err;
-	log->dev_end = max_u64(log->dev_end, to);
-	log->tail_off = to - WAL_SECTOR;
+	log->dev_end = max_u64(log->dev_end, end);
+	log->tail_off = end - WAL_SECTOR;
 	memcpy(log->tail, span_at(span, log->tail_off), WAL_SECTOR);
 	return 0;
 }
