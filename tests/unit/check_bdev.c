@@ -261,6 +261,32 @@ START_TEST(image_takes_many_pieces)
 }
 END_TEST
 
+// Two holes around a block that was written: they become zeros that the host has a place for.
+START_TEST(image_holes_are_filled)
+{
+	struct bdev *dev = new_image();
+	uint8_t buf[4096], back[12 * 4096], want[12 * 4096] = { 0 };
+	struct stat st;
+
+	memset(buf, 0x5a, sizeof(buf));
+	memcpy(want + 5 * 4096, buf, sizeof(buf));
+	ck_assert_int_eq(bdev_write(dev, buf, sizeof(buf), 9 * 4096), 0);
+	bdev_fill_holes(dev, 6 * 4096, 8 * 4096);
+	bdev_fill_holes(dev, DEV_BYTES, 4096); // outside: nothing
+	ck_assert_int_eq(bdev_read(dev, back, sizeof(back), 4 * 4096), 0);
+	ck_assert_mem_eq(back, want, sizeof(back));
+	ck_assert_int_eq(bdev_flush(dev), 0);
+	ck_assert_int_eq(stat(image, &st), 0);
+	ck_assert_int_eq(st.st_size, DEV_BYTES);
+	ck_assert_int_ge(st.st_blocks, 8 * 8);
+	bdev_close(dev);
+	dev = memory_dev();
+	bdev_fill_holes(dev, 0, 4096); // has none
+	ck_assert_uint_eq(testdev_count(dev, TESTDEV_WRITE), 0);
+	bdev_close(dev);
+}
+END_TEST
+
 START_TEST(image_discard_frees_blocks)
 {
 	struct bdev *dev = new_image();
@@ -498,6 +524,7 @@ static Suite *bdev_suite(void)
 	tcase_add_test(file, image_is_created_sparse_and_private);
 	tcase_add_test(file, image_written_read_reopened);
 	tcase_add_test(file, image_takes_many_pieces);
+	tcase_add_test(file, image_holes_are_filled);
 	tcase_add_test(file, image_discard_frees_blocks);
 	tcase_add_test(file, image_size_is_whole_blocks);
 	tcase_add_test(file, image_cut_while_open_is_eio);

@@ -6,6 +6,7 @@
 
 #include "fs/change.h"
 #include "fstest.h"
+#include "meta/deferred_rows.h"
 
 static struct ft t;
 
@@ -30,14 +31,26 @@ static uint64_t durable_file(const char *name, const void *buf, size_t len)
 
 static uint64_t flushes(void) { return atomic_load(&t.dev->n_flushes); }
 
-static int64_t n_rows(void) // live ones
+static int64_t ft_locked_sql(const char *sql)
 {
 	int64_t n;
 
 	store_lock(t.vol->store);
-	n = ft_sql(&t, "SELECT count(*) FROM deferred WHERE txn >= (SELECT coalesce(max(value), 0) FROM config WHERE key = 'deferred_from')");
+	n = ft_sql(&t, sql);
 	store_unlock(t.vol->store);
 	return n;
+}
+
+static int64_t n_rows(void) { return ft_locked_sql("SELECT count(*) FROM deferred WHERE " DEFERRED_LIVE_SQL); } // live ones
+
+// What table csum says of a block.
+static bool csum_row_has(uint64_t blk, uint32_t crc)
+{
+	char sql[128];
+
+	snprintf(sql, sizeof(sql), "SELECT count(*) FROM csum WHERE chunk = %llu AND substr(crc, %u, 4) = x'%08x'",
+	         (unsigned long long)(blk / CSUM_CHUNK_BLK), (unsigned)(blk % CSUM_CHUNK_BLK) * 4 + 1, htobe32(htole32(crc)));
+	return ft_locked_sql(sql) == 1;
 }
 
 // ---- where and when ----
@@ -132,6 +145,41 @@ START_TEST(rows_do_not_gather)
 		ck_assert_int_le(n_rows(), 2 * DEFERRED_BATCH_MAX_BLK + 1);
 	}
 	ck_assert_uint_eq(flushes() - before, 1000);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+static uint64_t wal_bytes(void)
+{
+	struct txn_stats stats;
+
+	txn_get_stats(t.vol, &stats);
+	return stats.wal_bytes;
+}
+
+// A row takes the place of one that was given up: two pages, and now and then one for the times, or those of a batch that ends.
+START_TEST(rows_are_overwritten_in_place)
+{
+	uint8_t *buf = pattern(4 * MIB, 22);
+	unsigned state = vt_seed(22), n_ops = 4 * DEFERRED_BATCH_MAX_BLK;
+	uint64_t ino, before = 0, frame_bytes = BLK_SIZE + 24;
+
+	ft_new(&t, 1024 * MIB);
+	ino = durable_file("f", buf, 4 * MIB);
+	for (unsigned i = 0; i < 3 * n_ops; i++) {
+		uint64_t blk = vt_rand(&state) % 1024;
+
+		if (i == 2 * n_ops)
+			before = wal_bytes();
+		for (unsigned at = 0; at < BLK_SIZE; at += sizeof(state), vt_rand(&state))
+			memcpy(buf + blk * BLK_SIZE + at, &state, sizeof(state));
+		ft_write(&t, ino, buf + blk * BLK_SIZE, BLK_SIZE, blk * BLK_SIZE);
+		ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	}
+	ck_assert_uint_lt(wal_bytes() - before, 7 * frame_bytes * n_ops / 2);
+	ft_expect(&t, ino, buf, 4 * MIB);
+	ck_assert_int_le(ft_locked_sql("SELECT count(*) FROM deferred"), 3 * DEFERRED_BATCH_MAX_BLK);
 	free(buf);
 	ft_end(&t);
 }
@@ -273,6 +321,79 @@ static void expect_old_or_new(struct bdev *dev, const uint8_t *old, const uint8_
 	free(got);
 	ft_end(&after);
 }
+
+// DW5: until the rows are given up, table csum has the checksums of what was overwritten.
+START_TEST(checksums_come_late)
+{
+	uint8_t *buf = pattern(MIB, 23);
+	struct bdev *crashed;
+	struct extent ext;
+	uint64_t ino;
+	uint32_t old, new;
+
+	ft_new(&t, 1024 * MIB);
+	ino = durable_file("f", buf, MIB);
+	ck_assert_uint_eq(ft_extents(&t, ino, &ext, 1), 1);
+	old = csum_block(buf);
+	memset(buf, 0x44, BLK_SIZE);
+	new = csum_block(buf);
+	ft_write(&t, ino, buf, BLK_SIZE, 0);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert_int_eq(deferred_copy(t.vol->deferred), 0);
+	ft_create(&t, ROOT_INO, "g");
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ck_assert(csum_row_has(ext.phys_blk, old));
+	ft_expect(&t, ino, buf, MIB);
+	ck_assert_int_eq(testdev_clone(t.dev, &crashed), 0);
+	expect_old_or_new(crashed, buf, buf, MIB, true);
+	ft_unmount(&t);
+	ft_mount(&t, t.dev);
+	ck_assert(csum_row_has(ext.phys_blk, new));
+	ck_assert_int_eq(ft_locked_sql("SELECT count(*) FROM deferred"), 0);
+	ft_expect(&t, ino, buf, MIB);
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
+// Rows that were given up lie about, for blocks that belong to others by now. No mount believes in them, whatever is freed in between.
+START_TEST(dead_rows_stay_dead)
+{
+	uint8_t *a = pattern(MIB, 24), *b = pattern(MIB, 25);
+	struct bdev *crashed;
+	uint64_t ino, other;
+
+	ft_new(&t, 64 * MIB);
+	ino = durable_file("e", a, MIB);
+	other = durable_file("x", a, MIB);
+	for (unsigned i = 0; i < 200; i++) {
+		ft_write(&t, ino, b, BLK_SIZE, i % 128 * 2 * BLK_SIZE);
+		ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	}
+	for (unsigned i = 0; i < 40; i++) { // the newest rows are of another file, and both go
+		ft_write(&t, other, b, BLK_SIZE, i * BLK_SIZE);
+		ck_assert_int_eq(fs_fsync(t.fs, other), 0);
+	}
+	ck_assert_int_gt(ft_locked_sql("SELECT count(*) FROM deferred"), n_rows());
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "e"), 0);
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "x"), 0);
+	fs_forget(t.fs, ino, 1);
+	fs_forget(t.fs, other, 1);
+	reaper_drain(t.fs);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	for (unsigned i = 0; i < 40; i++) { // into all that is free
+		char name[16];
+
+		snprintf(name, sizeof(name), "n%u", i);
+		durable_file(i == 39 ? "f" : name, a, MIB);
+	}
+	ck_assert_int_eq(testdev_clone(t.dev, &crashed), 0);
+	expect_old_or_new(crashed, a, a, MIB, true);
+	free(a);
+	free(b);
+	ft_end(&t);
+}
+END_TEST
 
 // At every entry of the device's log: each write since the last flush dropped, alone or with all behind it, and the last one torn.
 static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, size_t synced)
@@ -767,6 +888,9 @@ int main(void)
 	tcase_add_test(tc, random_overwrites_do_not_fragment);
 	tcase_add_loop_test(tc, flushes_per_fsync, 0, ARRAY_LEN(flush_cases));
 	tcase_add_test(tc, rows_do_not_gather);
+	tcase_add_test(tc, rows_are_overwritten_in_place);
+	tcase_add_test(tc, checksums_come_late);
+	tcase_add_test(tc, dead_rows_stay_dead);
 	tcase_add_test(tc, in_place_only_when_durable);
 	tcase_add_test(tc, a_reader_sees_many_pieces);
 	tcase_add_test(tc, fresh_only_in_its_transaction);

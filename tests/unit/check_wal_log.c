@@ -244,6 +244,47 @@ START_TEST(log_against_model)
 }
 END_TEST
 
+// What is sent ends at the border of a block, and only where the log had not been yet: frames behind a write that goes back stay.
+START_TEST(writes_end_at_borders_of_blocks)
+{
+	static const uint8_t old[2 * BLK_SIZE] = { [0 ... 2 * BLK_SIZE - 1] = 0xee };
+	uint8_t frame[3000] = "\x37\x7f\x06\x82", buf[2 * BLK_SIZE];
+	struct wal_segment *seg;
+	struct superblock sb;
+	struct sysfiles files;
+	struct wal_log log;
+	struct bdev *dev;
+
+	ck_assert_int_eq(testdev_create(DEV_BYTES, &dev), 0);
+	make_superblock(dev, 10, 10, &sb);
+	ck_assert_int_eq(sysfiles_init(&files, dev, &sb), 0);
+	ck_assert_int_eq(sysfile_write(&files, SYSFILE_WAL, old, sizeof(old), 0), 0);
+	ck_assert_int_eq(wal_log_init(&log, &files, true), 0);
+	for (uint64_t at = 0; at < 2 * sizeof(frame); at += sizeof(frame)) {
+		ck_assert_int_eq(wal_log_write(&log, frame, sizeof(frame), at), 0);
+		seg = wal_log_seal(&log);
+		testdev_record(dev, true);
+		ck_assert_int_eq(wal_log_put(&log, seg), 0);
+		testdev_record(dev, false);
+		ck_assert_uint_eq((testdev_log_at(dev, testdev_log_len(dev) - 1)->off_bytes +
+		                   testdev_log_at(dev, testdev_log_len(dev) - 1)->len_bytes) % BLK_SIZE, 0);
+		wal_log_drop(&log, seg);
+		memset(frame, 0x11, sizeof(frame));
+	}
+	ck_assert_int_eq(wal_log_write(&log, frame, 10, 1000), 0);
+	seg = wal_log_seal(&log);
+	ck_assert_int_eq(wal_log_put(&log, seg), 0);
+	wal_log_drop(&log, seg);
+	ck_assert_int_eq(sysfile_read(&files, SYSFILE_WAL, buf, sizeof(buf), 0), 0);
+	ck_assert_mem_eq(buf + sizeof(frame), frame, sizeof(frame));
+	for (size_t i = 2 * sizeof(frame); i < sizeof(buf); i++)
+		ck_assert_uint_eq(buf[i], 0);
+	wal_log_destroy(&log);
+	sysfiles_destroy(&files);
+	bdev_close(dev);
+}
+END_TEST
+
 // ---- locks ----
 
 START_TEST(lock_slots)
@@ -338,6 +379,7 @@ int main(void)
 	tcase_add_test(tc, growth_is_on_the_device);
 	tcase_add_test(tc, failed_growth_changes_nothing);
 	tcase_add_test(tc, log_against_model);
+	tcase_add_test(tc, writes_end_at_borders_of_blocks);
 	tcase_add_test(tc, lock_slots);
 	tcase_add_test(tc, checkpoint_and_restart_exclude_each_other);
 	tcase_add_test(tc, file_lock_levels);
