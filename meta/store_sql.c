@@ -79,7 +79,7 @@ const char *const store_sql[STMT_N] = {
 	                       " WHERE slot >= ?1 AND txn >= ?2 ORDER BY slot LIMIT 1",
 	[STMT_DEFERRED_LAST_TXN] = "SELECT max(txn) FROM deferred WHERE txn BETWEEN 0 AND ?1",
 	[STMT_DEFERRED_ANY] = "SELECT 1 FROM deferred LIMIT 1",
-	// SQLite overwrites a row in place only when it has looked at the old one, which the last condition makes it do.
+	// SQLite overwrites a row in place only when it has looked at the old one. The last condition makes it do so, however it was built.
 	[STMT_DEFERRED_UPDATE] = "UPDATE deferred SET phys = ?2, txn = ?3, crc = ?4, pad = ?5, data = ?6 WHERE slot = ?1 AND txn IS NOT NULL",
 	[STMT_DEFERRED_INSERT] = "INSERT INTO deferred(slot, phys, txn, crc, pad, data) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
 	[STMT_DEFERRED_DELETE] = "DELETE FROM deferred WHERE slot = ?1",
