@@ -62,6 +62,10 @@ make_scratch() {
 end_of_test() {
 	status=$?
 	trap - EXIT INT TERM HUP
+	jobs -p >"$scratch/jobs" # what is still running in the background
+	while read -r job; do
+		kill "$job" 2>/dev/null || true
+	done <"$scratch/jobs"
 	if command -v on_exit >/dev/null; then
 		on_exit
 	fi

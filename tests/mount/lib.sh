@@ -13,6 +13,13 @@ LINUXOP=$builddir_top/tests/mount/linuxop
 
 require_root() { [ "$(id -u)" = 0 ] || skip "needs root: $*"; }
 
+# require_programs NAME…
+require_programs() {
+	for program; do
+		command -v "$program" >/dev/null || skip "no $program"
+	done
+}
+
 # format [SIZE]: a new volume in $image.
 format() {
 	rm -f "$image"
@@ -33,6 +40,46 @@ finish() {
 
 # The process that serves $mnt: the one that holds the lock on $image.
 daemon_pid() { awk -v ino="$(stat -c %i "$image")" '$2 == "FLOCK" && $6 ~ ":" ino "$" { print $5 }' /proc/locks; }
+
+# kill -9 of the daemon. What it leaves is checked as it lies there.
+kill_daemon() {
+	pid=$(daemon_pid)
+	kill -9 "$pid" || fail "no daemon to kill"
+	wait_until 10 is_gone "$pid" || fail "the killed daemon stays"
+	umount_lazily "$mnt"
+	check_image "as the kill left it"
+}
+
+# For tests that root starts, right after make_scratch: "user COMMAND…" runs something as an ordinary user. That one may mount, has a folder
+# $scratch/home with $mnt and $image in it, and programs of its own there, because the build folder may be closed to others. When an
+# ordinary user runs the test, it is that one.
+make_user() {
+	mkdir "$scratch/home" "$scratch/home/mnt" "$scratch/bin"
+	mnt=$scratch/home/mnt
+	image=$scratch/home/image
+	[ "$(id -u)" = 0 ] || return 0
+	require_programs setpriv
+	chmod 755 "$scratch"
+	cp "$MKFS" "$DAEMON" "$FSCK" "$UMOUNT" "$scratch/bin/"
+	MKFS=$scratch/bin/mkfs.hybridfs DAEMON=$scratch/bin/hybridfs FSCK=$scratch/bin/fsck.hybridfs UMOUNT=$scratch/bin/umount.hybridfs
+	chown -R 65534:65534 "$scratch/home"
+	# Without udev /dev/fuse may be root's alone: then the test starts anew in a namespace that has one that is not.
+	if ! user test -w /dev/fuse; then
+		[ -z "${TEST_USER_AGAIN:-}" ] || skip "/dev/fuse is not for users here"
+		TEST_USER_AGAIN=1 unshare -m sh -c '
+			mknod -m 666 "$1/fuse" c 10 229 && mount --bind "$1/fuse" /dev/fuse && shift && exec "$@"' sh "$scratch" sh "$0"
+		exit
+	fi
+	user test -x "$DAEMON" || skip "the scratch folder is closed to others"
+}
+
+user() {
+	if [ "$(id -u)" = 0 ]; then
+		(cd / && HOME=$scratch/home setpriv --reuid=65534 --regid=65534 --clear-groups "$@")
+	else
+		"$@"
+	fi
+}
 
 # wait_until SECONDS COMMAND…: until the command succeeds.
 wait_until() {
