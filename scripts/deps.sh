@@ -16,7 +16,7 @@ list=false
 
 for arg; do
 	case $arg in
-	--test) packages="$packages check attr clang e2fsprogs libclang-rt-dev rsync sqlite3 util-linux" ;;
+	--test) packages="$packages check attr clang e2fsprogs git libclang-rt-dev rsync sqlite3 util-linux" ;;
 	--bench) packages="$packages e2fsprogs xfsprogs btrfs-progs fuse2fs ntfs-3g util-linux" ;;
 	--list) list=true ;;
 	-h | --help) sed -n '3,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
