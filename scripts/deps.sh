@@ -16,7 +16,8 @@ list=false
 
 for arg; do
 	case $arg in
-	--test) packages="$packages check attr clang e2fsprogs git libclang-rt-dev rsync sqlite3 util-linux" ;;
+	--test) packages="$packages check attr clang e2fsprogs git libclang-rt-dev postgresql
+		rsync sqlite3 util-linux" ;;
 	--bench) packages="$packages e2fsprogs xfsprogs btrfs-progs fuse2fs ntfs-3g util-linux" ;;
 	--list) list=true ;;
 	-h | --help) sed -n '3,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
@@ -53,6 +54,14 @@ else
 fi
 
 echo "Installing:$missing"
+# Debian starts a PostgreSQL server with its package. The tests start their own, and nobody asked for one.
+case " $missing " in
+*" postgresql "*)
+	# shellcheck disable=SC2016
+	$sudo sh -c 'conf=/etc/postgresql-common/createcluster.conf
+		[ -e "$conf" ] || { mkdir -p "${conf%/*}" && echo "create_main_cluster = false" >"$conf"; }'
+	;;
+esac
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # $sudo and $missing are lists of words. The package lists of a fresh machine may be missing or old: update first.
