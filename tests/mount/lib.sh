@@ -106,3 +106,60 @@ fails_with() {
 }
 
 same() { [ "$1" = "$2" ] || fail "${3:-}: '$1' is not '$2'"; }
+
+# can_acl FOLDER: whether files there have ACLs.
+can_acl() {
+	command -v setfacl >/dev/null || return 1
+	: >"$1/.acl"
+	can=0
+	setfacl -m u:12345:r "$1/.acl" 2>/dev/null || can=1
+	rm "$1/.acl"
+	return $can
+}
+
+# make_tree FOLDER: one of everything that programs which copy trees have to keep.
+make_tree() (
+	mkdir "$1" "$1/dir" "$1/dir/sub"
+	cd "$1" || exit
+	echo plain >plain
+	: >empty
+	echo deep >dir/sub/deep
+	dd if=/dev/urandom of=large bs=1M count=5 2>/dev/null
+	truncate -s 20M sparse
+	printf middle | dd of=sparse bs=1 seek=7000000 conv=notrunc 2>/dev/null
+	echo linked >link-1
+	ln link-1 link-2
+	ln link-1 dir/link-3
+	ln -s plain symlink
+	ln -s /nowhere/at/all dangling
+	mkfifo fifo
+	echo name >"$(printf 'odd \n\t\\ \377 name')"
+	chmod 6755 large
+	chmod 400 empty
+	chmod 1777 dir/sub
+	setfattr -n user.name -v value plain
+	setfattr -n user.empty dir
+	if [ "$(id -u)" = 0 ]; then
+		mknod null c 1 3
+		mknod block b 7 250
+		chown 12345:23456 link-1 plain
+		chown -h 12345:23456 symlink
+		setfattr -h -n trusted.name -v value symlink
+		setfattr -n trusted.name -v value dir/sub
+	fi
+	touch -h -d '2001-02-03 04:05:06.123456789' symlink
+	touch -d '1969-12-31 23:59:58.5 UTC' plain
+	touch -d '2001-02-03 04:05:06.123456789' large dir/sub dir
+)
+
+# What list_tree says and what files hold is the same in both folders. Sizes of folders are the filesystem's own affair.
+list_tree() {
+	(cd "$1" && find . -printf '%p %y %#m %n %U %G %T@ %l ' \( -type d -printf '\n' -o -printf '%s\n' \) | LC_ALL=C sort
+		getfattr -R -P -h -d -m '^(user|trusted)\.' . | awk -v RS= '{ print | "LC_ALL=C sort" }')
+}
+same_tree() {
+	diff -r --no-dereference -x fifo -x null -x block "$1" "$2" || fail "$2 is not $1, $3"
+	list_tree "$1" >"$scratch/list-1"
+	list_tree "$2" >"$scratch/list-2"
+	diff "$scratch/list-1" "$scratch/list-2" || fail "attributes in $2, $3"
+}
