@@ -16,7 +16,7 @@ list=false
 
 for arg; do
 	case $arg in
-	--test) packages="$packages check acl attr clang e2fsprogs git libclang-rt-dev postgresql
+	--test) packages="$packages check acl attr clang e2fsprogs git libclang-rt-dev postgresql qemu-utils
 		rsync sqlite3 util-linux" ;;
 	--bench) packages="$packages e2fsprogs xfsprogs btrfs-progs fuse2fs ntfs-3g util-linux" ;;
 	--list) list=true ;;
