@@ -10,7 +10,7 @@ require_fuse
 require_programs unshare flock
 make_scratch
 make_user
-cp -r "$srcdir_top/util" "$scratch/tree" # which may be closed to others
+cp -r --no-preserve=mode "$srcdir_top/util" "$scratch/tree" # which may be closed to others
 user unshare -Urm true 2>/dev/null || skip "users may not make namespaces here"
 # The owners on the volume are the numbers inside, and what is not a number inside is nobody's: so the volume is made inside, too.
 user unshare -Ur "$MKFS" -q -s 128M "$image" || fail "mkfs"

@@ -101,9 +101,7 @@ crash() {
 		[ "$rows" -ge "$said" ] || fail "$db, killed $1: $said transactions were committed, $rows are there"
 		[ "$rows" -le $((said + 2)) ] || fail "$db, killed $1: $said transactions were committed, $rows are there"
 	done
-	# Whoever looks through /proc at that moment holds the files of a killed program.
-	wait_until 10 "$UMOUNT" "$mnt" || fail "umount.hybridfs exits with $?"
-	check_image "killed $1, $2"
+	finish "killed $1, $2"
 }
 crash program commit=30
 crash daemon commit=30

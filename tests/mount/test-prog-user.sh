@@ -26,7 +26,7 @@ mkdir "$scratch/home/source/tests" "$scratch/home/source/tests/mount"
 cp "$srcdir_top/tests/mounted.sh" "$scratch/home/source/tests/"
 cp "$srcdir_top"/tests/mount/*.sh "$scratch/home/source/tests/mount/"
 for room in util block alloc meta fs fsck; do
-	cp -r "$srcdir_top/$room" "$scratch/home/source/"
+	cp -r --no-preserve=mode "$srcdir_top/$room" "$scratch/home/source/"
 done
 chown -R 65534:65534 "$scratch/home"
 

@@ -10,7 +10,7 @@ fusermount=$(command -v fusermount3) || skip "no fusermount3"
 [ -u "$fusermount" ] || skip "fusermount3 is not setuid here"
 make_scratch
 make_user
-cp -r "$srcdir_top/util" "$scratch/tree" # which may be closed to others
+cp -r --no-preserve=mode "$srcdir_top/util" "$scratch/tree" # which may be closed to others
 
 user "$MKFS" -q -s 128M "$image" || fail "mkfs as a user"
 user "$DAEMON" "$image" "$mnt" || fail "mounting as a user"
