@@ -83,7 +83,12 @@ void reaper_drain(struct fs *fs)
 
 // ---- the work ----
 
-enum reap_result { REAPED, PASSED_OVER, IN_USE };
+enum reap_result { // the later, the worse
+	REAPED,
+	IN_USE,
+	LEFT,        // it cannot be done: whoever changes the file has to try himself
+	PASSED_OVER, // it can be done later
+};
 
 // With the data lock held: an orphan is deleted unless somebody still has it; an inode with a name or a user loses its tail.
 static enum reap_result reap_locked(struct fs *fs, struct inode *in)
@@ -101,10 +106,14 @@ static enum reap_result reap_locked(struct fs *fs, struct inode *in)
 	else if (r == 0 || r == -ENOENT)
 		r = orphan_finish(fs->vol, in->ino);
 	fs_note_result(fs, r);
-	if (r != 0 && volume_refusal(fs->vol) == 0)
+	if (r == 0 || r == -ENOENT)
+		return in_use ? IN_USE : REAPED;
+	if (r == -ENOMEM || r == -ENOSPC)
+		return PASSED_OVER;
+	if (volume_refusal(fs->vol) == 0)
 		msg_error("inode %llu: cannot finish deleting (%s); left for the next mount", (unsigned long long)in->ino,
 		          strerrordesc_np(-r));
-	return in_use ? IN_USE : REAPED;
+	return LEFT;
 }
 
 static enum reap_result reap(struct fs *fs, uint64_t ino)
@@ -133,11 +142,11 @@ static bool stopping(struct reaper *rp)
 	return stop;
 }
 
-// Everything in the orphan table. False if something was passed over.
-static bool reap_table(struct fs *fs)
+// Everything in the orphan table; the worst result.
+static enum reap_result reap_table(struct fs *fs)
 {
 	uint64_t inos[LIST_BATCH], after = 0;
-	bool complete = true;
+	enum reap_result worst = REAPED, result;
 	unsigned n;
 	int r;
 
@@ -146,16 +155,16 @@ static bool reap_table(struct fs *fs)
 		r = orphan_list(fs->vol, after, inos, LIST_BATCH, &n);
 		store_unlock(fs->st);
 		if (r != 0)
-			return false;
+			return PASSED_OVER;
 		for (unsigned i = 0; i < n; i++) {
 			if (atomic_load(&fs->vol->failed) != 0 || stopping(&fs->reaper))
-				return false;
-			if (reap(fs, inos[i]) == PASSED_OVER)
-				complete = false;
+				return PASSED_OVER;
+			result = reap(fs, inos[i]);
+			worst = result > worst ? result : worst;
 			after = inos[i];
 		}
 	} while (n == LIST_BATCH);
-	return complete;
+	return worst;
 }
 
 static bool end_writer(struct fs *fs, uint64_t ino, int64_t before_s)
@@ -207,12 +216,12 @@ static void tick(struct fs *fs)
 static void rescan(struct fs *fs)
 {
 	struct reaper *rp = &fs->reaper;
-	bool complete = reap_table(fs);
+	enum reap_result worst = reap_table(fs);
 
-	if (complete)
+	if (worst < LEFT)
 		atomic_store(&fs->check_orphans, false);
 	pthread_mutex_lock(&rp->lock);
-	rp->rescan_later |= !complete;
+	rp->rescan_later |= worst == PASSED_OVER;
 	pthread_mutex_unlock(&rp->lock);
 }
 

@@ -224,6 +224,28 @@ START_TEST(interrupted_truncate_is_finished)
 }
 END_TEST
 
+// What stands in the orphan table and could not be done: the next change of that file has to do it, or its old tail would be seen.
+START_TEST(what_the_reaper_cannot_do_is_not_forgotten)
+{
+	char sql[128];
+	uint64_t ino;
+
+	ft_new(&t, 64 * MIB);
+	ino = ft_create(&t, ROOT_INO, "damaged");
+	snprintf(sql, sizeof(sql), "UPDATE inode SET mode = 0 WHERE ino = %llu; INSERT INTO orphan VALUES(%llu)", (unsigned long long)ino,
+	         (unsigned long long)ino);
+	store_lock(t.vol->store);
+	ck_assert_int_eq(sqlite3_exec(store_db(t.vol->store), sql, NULL, NULL, NULL), SQLITE_OK);
+	store_unlock(t.vol->store);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ft_crash(&t);
+	reaper_drain(t.fs);
+	ck_assert(atomic_load(&t.fs->check_orphans));
+	ft_unmount(&t);
+	bdev_close(t.dev);
+}
+END_TEST
+
 // The same of a file without a name, whose tail was not freed because something has failed: it is not forgotten with the first name.
 START_TEST(tail_of_a_tmpfile_goes_before_its_name_comes)
 {
@@ -604,6 +626,7 @@ int main(void)
 	tcase_add_test(tc, unmount_deletes_referenced_orphans);
 	tcase_add_test(tc, tmpfile_gets_names);
 	tcase_add_test(tc, tmpfile_without_a_name_goes);
+	tcase_add_test(tc, what_the_reaper_cannot_do_is_not_forgotten);
 	tcase_add_test(tc, tail_of_a_tmpfile_goes_before_its_name_comes);
 	tcase_add_test(tc, interrupted_truncate_is_finished);
 	tcase_add_test(tc, long_truncate_tells_the_blocks);
