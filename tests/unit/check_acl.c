@@ -222,12 +222,42 @@ START_TEST(new_inodes_inherit)
 }
 END_TEST
 
+// A file without a name gets what one with a name would get, and keeps it when it gets one.
+START_TEST(nameless_files_inherit)
+{
+	struct fs_cred cred = { .uid = 1000, .gid = 100, .umask = 077 };
+	struct fs_entry e, link;
+	struct acl acl;
+	uint64_t dir;
+
+	ft_new(&t, 64 * MIB);
+	dir = ft_mkdir(&t, ROOT_INO, "d");
+	ck_assert_int_eq(fs_tmpfile(t.fs, dir, 0666, &cred, &e), 0);
+	ck_assert_uint_eq(e.st.st_mode, S_IFREG | 0600);
+	fs_forget(t.fs, e.ino, 1);
+	ck_assert_int_eq(set(dir, ACL_DEFAULT_NAME, &full), 0);
+	ck_assert_int_eq(fs_tmpfile(t.fs, dir, 0666, &cred, &e), 0);
+	ck_assert_uint_eq(e.st.st_mode, S_IFREG | 0624);
+	ck_assert_int_eq(fs_link(t.fs, e.ino, dir, "f", &link), 0);
+	ck_assert_int_eq(get(e.ino, ACL_ACCESS_NAME, &acl), 0);
+	ck_assert(acl.n == 6 && acl.entries[4].perm == 2);
+	ft_end(&t);
+}
+END_TEST
+
 static int note_xattr(unsigned type, void *ctx, void *stmt, void *text)
 {
 	(void)type;
 	(void)text;
 	*(unsigned *)ctx += strstr(sqlite3_sql(stmt), "xattr") != NULL;
 	return 0;
+}
+
+static void trace(unsigned *asked)
+{
+	store_lock(t.vol->store);
+	sqlite3_trace_v2(store_db(t.vol->store), asked != NULL ? SQLITE_TRACE_STMT : 0, note_xattr, asked);
+	store_unlock(t.vol->store);
 }
 
 // A4: nothing is looked for that is not there.
@@ -239,7 +269,7 @@ START_TEST(without_acls_nothing_is_asked)
 	uint64_t ino;
 
 	ft_new(&t, 64 * MIB);
-	sqlite3_trace_v2(store_db(t.vol->store), SQLITE_TRACE_STMT, note_xattr, &asked);
+	trace(&asked);
 	ino = ft_create(&t, ROOT_INO, "f");
 	ft_mkdir(&t, ROOT_INO, "d");
 	ck_assert_int_eq(fs_setattr(t.fs, ino, &chmod, &st), 0);
@@ -248,7 +278,7 @@ START_TEST(without_acls_nothing_is_asked)
 	asked = 0;
 	ft_create(&t, ROOT_INO, "g");
 	ck_assert_uint_eq(asked, 2); // the directory's is read, the file's is written
-	sqlite3_trace_v2(store_db(t.vol->store), 0, NULL, NULL);
+	trace(NULL);
 	ft_end(&t);
 }
 END_TEST
@@ -304,6 +334,7 @@ int main(void)
 	tcase_add_test(tc, mode_and_access_acl_are_one);
 	tcase_add_test(tc, who_may_have_which);
 	tcase_add_test(tc, new_inodes_inherit);
+	tcase_add_test(tc, nameless_files_inherit);
 	tcase_add_test(tc, without_acls_nothing_is_asked);
 	tcase_add_test(tc, damaged_acls);
 	suite_add_tcase(s, tc);
