@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "inject.h"
+#include "meta/acl.h"
 #include "tree.h"
 #include "util/attr.h"
 #include "util/blk.h"
@@ -298,6 +299,15 @@ static int do_setxattr(struct work *w, uint64_t ino, const struct op *op)
 	return fs_setxattr(w->fs, ino, op->path2, buffer(), op->len, 0);
 }
 
+static int do_setacl(struct work *w, uint64_t ino, const struct op *op)
+{
+	const struct acl acl = { .n = 6, .entries = { { ACL_USER_OBJ, 7, 0 }, { ACL_USER, 6, (uint32_t)op->arg }, { ACL_GROUP_OBJ, 5, 0 },
+	                                              { ACL_GROUP, 4, (uint32_t)op->arg }, { ACL_MASK, 6, 0 }, { ACL_OTHER, 1, 0 } } };
+	uint8_t bytes[ACL_MAX_BYTES];
+
+	return fs_setxattr(w->fs, ino, op->path2, bytes, acl_encode(&acl, bytes), 0);
+}
+
 static int do_removexattr(struct work *w, uint64_t ino, const struct op *op) { return fs_removexattr(w->fs, ino, op->path2); }
 
 static int do_fallocate(struct work *w, uint64_t ino, const struct op *op)
@@ -408,6 +418,7 @@ int op_chmod(struct work *w, const struct op *op) { return with_file(w, op, do_c
 int op_chown(struct work *w, const struct op *op) { return with_file(w, op, do_chown); }
 int op_utimes(struct work *w, const struct op *op) { return with_file(w, op, do_utimes); }
 int op_setxattr(struct work *w, const struct op *op) { return with_file(w, op, do_setxattr); }
+int op_setacl(struct work *w, const struct op *op) { return with_file(w, op, do_setacl); }
 int op_removexattr(struct work *w, const struct op *op) { return with_file(w, op, do_removexattr); }
 int op_fallocate(struct work *w, const struct op *op) { return with_file(w, op, do_fallocate); }
 int op_copy(struct work *w, const struct op *op) { return with_file(w, op, do_copy); }

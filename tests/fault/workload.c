@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "meta/acl.h"
 #include "meta/volume.h"
 #include "tree.h"
 #include "util/attr.h"
@@ -78,6 +79,16 @@ static const struct op names_ops[] = {
 	{ .name = "release", .run = op_release },
 	{ "unlink fifo", op_unlink, .path = "/a/fifo" },
 	{ "removexattr", op_removexattr, .path = "/b", .path2 = "user.large" },
+	{ "default acl", op_setacl, .path = "/a", .path2 = ACL_DEFAULT_NAME, .arg = 7 },
+	{ "create below it", op_create, .path = "/a/acl" },
+	{ "mkdir below it", op_mkdir, .path = "/a/acls" },
+	{ "chmod with an acl", op_chmod, .path = "/a/acl", .arg = 0640 },
+	{ "access acl", op_setacl, .path = "/a/acls", .path2 = ACL_ACCESS_NAME, .arg = 8 },
+	{ "fsync dir", op_fsync, .path = "/a", .flags = OP_DURABLE },
+	{ "remove acl", op_removexattr, .path = "/a/acl", .path2 = ACL_ACCESS_NAME },
+	{ "unlink", op_unlink, .path = "/a/acl" },
+	{ "rmdir", op_rmdir, .path = "/a/acls" },
+	{ "remove default acl", op_removexattr, .path = "/a", .path2 = ACL_DEFAULT_NAME },
 	{ "fsync dir", op_fsync, .path = "/b", .flags = OP_DURABLE },
 	{ 0 },
 };

@@ -74,6 +74,7 @@ int op_chmod(struct work *w, const struct op *op);    // arg: mode
 int op_chown(struct work *w, const struct op *op);    // arg: uid
 int op_utimes(struct work *w, const struct op *op);
 int op_setxattr(struct work *w, const struct op *op); // path2: name; len bytes; arg: seed
+int op_setacl(struct work *w, const struct op *op);   // path2: name; for the user and the group whose number is arg
 int op_removexattr(struct work *w, const struct op *op);
 int op_fallocate(struct work *w, const struct op *op); // arg: mode
 int op_copy(struct work *w, const struct op *op);      // len bytes from path at off to path2 at arg
