@@ -41,17 +41,6 @@ static int init_metaslabs(struct alloc *a, const struct alloc_config *cfg, uint6
 	return 0;
 }
 
-// Whoever finds it taken does better to look again than to sleep.
-void alloc_init_lock(pthread_mutex_t *lock)
-{
-	pthread_mutexattr_t attr;
-
-	pthread_mutexattr_init(&attr);
-	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
-	pthread_mutex_init(lock, &attr);
-	pthread_mutexattr_destroy(&attr);
-}
-
 static int init_arenas(struct alloc *a)
 {
 	int err;
@@ -64,7 +53,6 @@ static int init_arenas(struct alloc *a)
 		ar->n_blk = (uint32_t)min_u64(1ull << a->arena_shift, a->n_blks - ar->first_abs);
 		ar->first_ms = i << (a->arena_shift - a->ms_shift);
 		ar->n_ms = ((ar->n_blk - 1) >> a->ms_shift) + 1;
-		alloc_init_lock(&ar->lock);
 		cfg.n_blk = ar->n_blk;
 		err = a->ops->create(&cfg, &ar->engine);
 		if (err != 0)
@@ -77,8 +65,6 @@ static void init_pool(struct alloc *a)
 {
 	for (uint32_t r = 0; r < N_ROTORS; r++)
 		atomic_init(&a->rotor[r], r % a->n_arenas); // neighbouring processors keep apart
-	for (uint32_t w = 0; w < N_WORDS; w++)
-		pthread_mutex_init(&a->words[w].refill_lock, NULL);
 	pthread_mutex_init(&a->release_lock, NULL);
 	pthread_mutex_init(&a->pending_lock, NULL);
 	pthread_rwlock_init(&a->trim_lock, NULL);
@@ -140,12 +126,8 @@ void alloc_destroy(struct alloc *a)
 	for (uint32_t i = 0; a->ms != NULL && i < a->n_ms; i++)
 		ms_destroy(a, &a->ms[i]);
 	for (uint32_t i = 0; a->arenas != NULL && i < a->n_arenas; i++)
-		if (a->arenas[i].engine != NULL) {
+		if (a->arenas[i].engine != NULL)
 			a->ops->destroy(a->arenas[i].engine);
-			pthread_mutex_destroy(&a->arenas[i].lock);
-		}
-	for (uint32_t w = 0; w < N_WORDS; w++)
-		pthread_mutex_destroy(&a->words[w].refill_lock);
 	pthread_mutex_destroy(&a->release_lock);
 	pthread_mutex_destroy(&a->pending_lock);
 	pthread_rwlock_destroy(&a->trim_lock);
@@ -170,11 +152,11 @@ static int change_one(struct alloc *a, const struct ms_change *ch, struct metasl
 
 	if (a->ops->prefetch != NULL)
 		a->ops->prefetch(ar->engine, (uint32_t)(ms_first_abs(a, ms) - ar->first_abs) + r.start, r.len);
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	err = ch->check(a, ms, r, epoch, why);
 	if (err == 0)
 		ch->apply(a, ms, r, epoch);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return err;
 }
 
@@ -186,13 +168,13 @@ static int change_all(struct alloc *a, const struct ms_change *ch, uint64_t star
 	int err = 0;
 
 	for (ar = first_ar; ar <= last_ar; ar++)
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 	for (ms = first; ms <= last && err == 0; ms++)
 		err = ch->check(a, ms, part_in(a, ms, start_abs, len), epoch, why);
 	for (ms = first; ms <= last && err == 0; ms++)
 		ch->apply(a, ms, part_in(a, ms, start_abs, len), epoch);
 	for (ar = first_ar; ar <= last_ar; ar++)
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	return err;
 }
 
@@ -253,7 +235,7 @@ void alloc_release(struct alloc *a, uint64_t epoch)
 		struct arena *ar = arena_of_ms(a, ms);
 
 		list = ms->pending_next;
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 		ms_release(a, ms, epoch);
 		ms->pending = ms->batches != NULL;
 		if (ms->pending) {
@@ -262,7 +244,7 @@ void alloc_release(struct alloc *a, uint64_t epoch)
 			a->pending = ms;
 			pthread_mutex_unlock(&a->pending_lock);
 		}
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	}
 	trim_tell(a);
 	pthread_mutex_unlock(&a->release_lock);
@@ -339,7 +321,7 @@ int alloc_walk_free(struct alloc *a, alloc_free_fn fn, void *ctx)
 		if (err != 0)
 			break;
 		err = walk_locked(a, &a->ms[i], fn, ctx);
-		pthread_mutex_unlock(&arena_of_ms(a, &a->ms[i])->lock);
+		lock_drop(&arena_of_ms(a, &a->ms[i])->lock);
 	}
 	pthread_rwlock_unlock(&a->trim_lock);
 	return err;
@@ -363,10 +345,10 @@ uint64_t alloc_largest_run(struct alloc *a, uint32_t ms_index)
 		return 0;
 	ms = &a->ms[ms_index];
 	ar = arena_of_ms(a, ms);
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	if (atomic_load(&ms->loaded))
 		(void)walk_locked(a, ms, note_longest, &largest);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return largest;
 }
 
@@ -386,9 +368,9 @@ void alloc_shrink(struct alloc *a, uint64_t limit_bytes)
 
 			if (!atomic_load(&ms->loaded) || (atomic_exchange(&ms->warm, false) && round == 0))
 				continue;
-			pthread_mutex_lock(&ar->lock);
+			lock_take(&ar->lock);
 			ms_unload(a, ms);
-			pthread_mutex_unlock(&ar->lock);
+			lock_drop(&ar->lock);
 		}
 	}
 }

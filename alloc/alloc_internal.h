@@ -31,6 +31,7 @@
 #include "alloc/alloc.h"
 #include "alloc/bits.h"
 #include "alloc/engine.h"
+#include "alloc/lock.h"
 #include "util/blk.h"
 
 #define SMALL_MAX_BLK 16u      // larger requests do not use words
@@ -102,7 +103,7 @@ struct metaslab {
 #define CELL_BLK 1024u    // no hold crosses the border of a cell
 
 struct arena {
-	alignas(CACHE_LINES) pthread_mutex_t lock;
+	alignas(CACHE_LINES) struct lock lock;
 	struct engine *engine;
 	_Atomic uint64_t escrow;         // see escrow.c; written under the lock, read without it
 	uint64_t first_abs;              // constant, as the next two
@@ -119,7 +120,7 @@ struct arena {
 
 struct word {
 	alignas(CACHE_LINES) struct alloc_hold hold;
-	pthread_mutex_t refill_lock; // one refill at a time; before an arena's lock, only tried
+	struct lock refill_lock; // one refill at a time; before an arena's lock, only tried
 };
 
 struct alloc {
@@ -389,7 +390,6 @@ uint64_t arena_next_best(struct alloc *a, uint64_t n);
 
 // ---- alloc.c ----
 
-void alloc_init_lock(pthread_mutex_t *lock); // one that is held for some 100 ns
 void alloc_put_back(struct alloc *a, uint64_t start_abs, uint64_t len); // TAKEN → FREE of a range known to be right
 
 #endif

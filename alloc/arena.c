@@ -114,10 +114,10 @@ static int lock_arena(struct alloc *a, struct arena *ar, struct metaslab *ms)
 
 	if (ms != NULL)
 		return ms_lock_loaded(a, ms);
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	err = ms_reserve(ar);
 	if (err != 0)
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	return err;
 }
 
@@ -128,7 +128,7 @@ static int serve(struct grab *g, struct arena *ar, struct metaslab *ms, unsigned
 	if (err != 0 || g->left_blk > ar->n_blk)
 		return err;
 	err = serve_locked(g, ar, fits);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return err;
 }
 
@@ -148,7 +148,7 @@ static int serve_room(struct grab *g, struct arena *ar, uint32_t len, enum engin
 		err = grab_take(g, ar, run, run.start, (uint32_t)g->left_blk);
 	if (run.len > 0 && err == 0)
 		grab_open_window(g, ar);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return err;
 }
 
@@ -199,7 +199,7 @@ static int open_word(struct alloc *a, struct arena *ar, struct word *word)
 		run = a->ops->find(ar->engine, WORD_BLK, fit);
 		if (run.len > 0)
 			pool_word_open(a, ar, word, run);
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	} while (run.len == 0 && (ms = emptiest_unloaded(a, ar, LARGE_BLK)) != NULL);
 	return 0;
 }
@@ -214,11 +214,11 @@ static int serve_word(struct grab *g, struct arena *home)
 	if (err != 0)
 		return err;
 	if (!hold_take(&word->hold, 0, g->left_blk, &start_abs)) {
-		if (!is_plenty(home) || pthread_mutex_trylock(&word->refill_lock) != 0)
+		if (!is_plenty(home) || !lock_try(&word->refill_lock))
 			return 0;
 		hold_close(g->a, &word->hold);
 		err = open_word(g->a, home, word);
-		pthread_mutex_unlock(&word->refill_lock);
+		lock_drop(&word->refill_lock);
 		if (err != 0 || !hold_take(&word->hold, 0, g->left_blk, &start_abs))
 			return err;
 	}
@@ -385,7 +385,7 @@ int arena_serve_pieces(struct grab *g)
 	if (err != 0)
 		return err;
 	err = take_pieces(g, ar);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return err;
 }
 
@@ -397,9 +397,9 @@ uint64_t arena_next_best(struct alloc *a, uint64_t n)
 	for (uint32_t i = 0; i < a->n_arenas; i++) {
 		struct arena *ar = &a->arenas[i];
 
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 		best = max_u64(best, a->ops->longest(ar->engine).len);
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	}
 	return min_u64(best, n - 1);
 }

@@ -135,9 +135,9 @@ int alloc_check(struct alloc *a, struct errmsg *why)
 	int err = 0;
 
 	for (uint32_t i = 0; i < a->n_arenas && err == 0; i++) {
-		pthread_mutex_lock(&a->arenas[i].lock);
+		lock_take(&a->arenas[i].lock);
 		err = check_arena(a, &a->arenas[i], &all, why);
-		pthread_mutex_unlock(&a->arenas[i].lock);
+		lock_drop(&a->arenas[i].lock);
 	}
 	if (err == 0 && (all.free_blk != escrow_count(a) || all.freeing_blk != (uint64_t)atomic_load(&a->freeing_blk)))
 		err = FAIL(why, "A2: metaslabs and the pool have %llu free and %llu FREEING blocks, the volume's counts differ",

@@ -48,13 +48,13 @@ void escrow_init(struct alloc *a, uint64_t free_blk)
 static void lock_all(struct alloc *a)
 {
 	for (uint32_t i = 0; i < a->n_arenas; i++)
-		pthread_mutex_lock(&a->arenas[i].lock);
+		lock_take(&a->arenas[i].lock);
 }
 
 static void unlock_all(struct alloc *a)
 {
 	for (uint32_t i = 0; i < a->n_arenas; i++)
-		pthread_mutex_unlock(&a->arenas[i].lock);
+		lock_drop(&a->arenas[i].lock);
 }
 
 // Exact with the locks of all arenas.
@@ -140,12 +140,12 @@ static void top_up(struct alloc *a, struct arena *ar)
 
 	if (a->escrow_blk == 0 || atomic_load_explicit(&a->common_blk, memory_order_relaxed) < plenty)
 		return;
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	have = escrow_peek(ar);
 	escrow_set(ar, have + (uint64_t)a->escrow_blk);
 	if (have >= (uint64_t)a->escrow_blk || !sub_common(a, a->escrow_blk, plenty - a->escrow_blk))
 		escrow_set(ar, have);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 }
 
 // ---- no space? ----
@@ -215,9 +215,9 @@ void escrow_call_in(struct alloc *a, uint64_t want)
 	if (atomic_load(&a->common_blk) - (int_fast64_t)a->reserve_blk >= 8 * (int_fast64_t)want)
 		return;
 	for (uint32_t i = 0; i < a->n_arenas; i++) {
-		pthread_mutex_lock(&a->arenas[i].lock);
+		lock_take(&a->arenas[i].lock);
 		move_to_common(a, &a->arenas[i], escrow_peek(&a->arenas[i]));
-		pthread_mutex_unlock(&a->arenas[i].lock);
+		lock_drop(&a->arenas[i].lock);
 	}
 }
 

@@ -31,10 +31,10 @@ static void renew_window(struct grab *g)
 
 	if (hold_peek(h).len_blk > 0)
 		return;
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	hold_close_locked(g->a, ar, h);
 	grab_open_window(g, ar);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 }
 
 // A window that does not hold the whole request goes back to the map, where the goal finds its blocks together with what
@@ -86,7 +86,7 @@ static int at_goal(struct grab *g)
 		if (err == 0)
 			grab_open_window(g, ar);
 	}
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return err;
 }
 
@@ -228,10 +228,10 @@ static bool grab_elsewhere(struct alloc *a, uint32_t home, uint32_t origin, uint
 	for (uint32_t i = 1; i < a->n_arenas && !done; i++) {
 		struct arena *ar = &a->arenas[(home + i) % a->n_arenas];
 
-		if (!arena_may_have(a, ar, want, FITS_GOOD) || pthread_mutex_trylock(&ar->lock) != 0)
+		if (!arena_may_have(a, ar, want, FITS_GOOD) || !lock_try(&ar->lock))
 			continue;
 		done = grab_in(a, ar, want, FITS_GOOD, start_abs);
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 		if (done) // the next one has more luck there, too
 			atomic_store_explicit(arena_rotor(a, origin), (home + i) % a->n_arenas, memory_order_relaxed);
 	}
@@ -266,14 +266,14 @@ static bool grab_one(struct alloc *a, uint32_t home, uint32_t origin, const stru
 		done = grab_in(a, ar, req->want_blk, worse, start_abs);
 		over = true;
 	}
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	if (over || grab_elsewhere(a, home, origin, req->want_blk, start_abs))
 		return done || !over;
 	if (!arena_may_have(a, ar, req->want_blk, worse))
 		return false;
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	done = grab_in(a, ar, req->want_blk, worse, start_abs);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return done;
 }
 
@@ -284,14 +284,14 @@ static int reserve_and_lock(struct alloc *a, struct arena *ar, uint64_t n, bool 
 	int err;
 
 	if (escrow_peek(ar) >= n) { // or it seems so, without the lock
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 		if (escrow_take_here(ar, n))
 			return 0;
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	}
 	err = escrow_take(a, ar, n, false, use_reserve, &got);
 	if (err == 0)
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 	return err;
 }
 

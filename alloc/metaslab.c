@@ -100,12 +100,12 @@ int ms_lock_loaded(struct alloc *a, struct metaslab *ms)
 	bool is_new = false;
 	int err = 0;
 
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed)) {
 		// The store's lock comes first; meanwhile somebody else may load it.
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 		a->source->enter(a->source_ctx);
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 		is_new = !atomic_load_explicit(&ms->loaded, memory_order_relaxed);
 		if (is_new)
 			err = load(a, ar, ms);
@@ -118,7 +118,7 @@ int ms_lock_loaded(struct alloc *a, struct metaslab *ms)
 			(void)ms_unload(a, ms);
 	}
 	if (err != 0)
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	return err;
 }
 

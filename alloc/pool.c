@@ -88,9 +88,9 @@ void hold_close(struct alloc *a, struct alloc_hold *h)
 	if (h->home_blk == 0)
 		return;
 	ar = arena_of(a, h->home_blk);
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	hold_close_locked(a, ar, h);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 }
 
 static bool has_some(const struct arena *ar, struct alloc_hold *h, uint32_t start, uint32_t len)
@@ -184,8 +184,8 @@ void pool_reclaim(struct alloc *a, struct arena *ar)
 void pool_reclaim_all(struct alloc *a)
 {
 	for (uint32_t i = 0; i < a->n_arenas; i++) {
-		pthread_mutex_lock(&a->arenas[i].lock);
+		lock_take(&a->arenas[i].lock);
 		pool_reclaim(a, &a->arenas[i]);
-		pthread_mutex_unlock(&a->arenas[i].lock);
+		lock_drop(&a->arenas[i].lock);
 	}
 }

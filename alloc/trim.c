@@ -106,10 +106,10 @@ static void leave_metaslab(struct alloc *a, struct alloc_trim *t, struct metasla
 	struct arena *ar = arena_of_ms(a, ms);
 
 	if (t->loaded_it) {
-		pthread_mutex_lock(&ar->lock);
+		lock_take(&ar->lock);
 		if (!atomic_load_explicit(&ms->warm, memory_order_relaxed))
 			ms_unload(a, ms);
-		pthread_mutex_unlock(&ar->lock);
+		lock_drop(&ar->lock);
 	}
 	t->loaded_it = false;
 	t->next_blk = ms_first_abs(a, ms) + ms->n_blk;
@@ -210,11 +210,11 @@ static void bring_back(struct alloc *a, struct arena *ar)
 {
 	uint32_t len = ar->trimming.len;
 
-	pthread_mutex_lock(&ar->lock);
+	lock_take(&ar->lock);
 	ms_give(a, ar, ar->trimming.start, len); // ms_reserve has counted it
 	ar->trimming = (struct mrun){ 0, 0 };
 	escrow_bring_back(a, len);
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 }
 
 // Sets the next run apart. *piece: relative to the arena; length 0: none was found in this call.
@@ -241,7 +241,7 @@ static int next_piece(struct alloc *a, struct alloc_trim *t, struct metaslab *ms
 		else
 			set_apart(a, ar, run, *piece);
 	}
-	pthread_mutex_unlock(&ar->lock);
+	lock_drop(&ar->lock);
 	return err;
 }
 
