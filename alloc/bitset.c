@@ -8,19 +8,26 @@
 
 #include "util/blk.h"
 
+// Only the first and the last word are not whole ones.
 void bits_set(uint64_t *bits, uint32_t start, uint32_t len)
 {
-	uint32_t last = (start + len - 1) / 64;
+	uint32_t w = start / 64, last = (start + len - 1) / 64;
 
-	for (uint32_t w = start / 64; w <= last; w++)
+	bits[w] |= bits_mask(w, start, len);
+	while (++w < last)
+		bits[w] = ~0ull;
+	if (w == last)
 		bits[w] |= bits_mask(w, start, len);
 }
 
 void bits_clear(uint64_t *bits, uint32_t start, uint32_t len)
 {
-	uint32_t last = (start + len - 1) / 64;
+	uint32_t w = start / 64, last = (start + len - 1) / 64;
 
-	for (uint32_t w = start / 64; w <= last; w++)
+	bits[w] &= ~bits_mask(w, start, len);
+	while (++w < last)
+		bits[w] = 0;
+	if (w == last)
 		bits[w] &= ~bits_mask(w, start, len);
 }
 
@@ -76,7 +83,7 @@ uint32_t bits_count(const uint64_t *bits, uint32_t n_words)
 	uint32_t n = 0;
 
 	for (uint32_t w = 0; w < n_words; w++)
-		n += (uint32_t)__builtin_popcountll(bits[w]);
+		n += bits[w] == ~0ull ? 64 : (uint32_t)__builtin_popcountll(bits[w]); // not every processor counts by itself
 	return n;
 }
 

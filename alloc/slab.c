@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "util/attr.h"
@@ -112,17 +113,26 @@ static void set_from_words(struct slab *s, uint32_t sp, const uint64_t *words)
 	}
 }
 
+static void open_span(struct slab *s, uint32_t sp, const uint64_t *words)
+{
+	if ((words[0] & words[1] & words[2] & words[3]) == ~0ull) {
+		span_set_freer(s, sp, SPAN_ALL_FREE);
+	} else {
+		slab_mixed_add(s, sp);
+		set_from_words(s, sp, words);
+	}
+}
+
 void slab_open(struct slab *s, uint32_t start, uint32_t len, const uint64_t *free_bits)
 {
-	uint32_t first = start >> SPAN_SHIFT, n_words = (len + 63) / 64;
+	uint32_t first = start >> SPAN_SHIFT, n = len / SPAN_BLK, n_words = (len + 63) / 64 - n * SPAN_WORDS;
+	uint64_t rest[SPAN_WORDS] = { 0 };
 
-	for (uint32_t i = 0; i < (len + SPAN_BLK - 1) / SPAN_BLK; i++) {
-		uint64_t words[SPAN_WORDS] = { 0 };
-
-		for (uint32_t w = 0; w < SPAN_WORDS && i * SPAN_WORDS + w < n_words; w++)
-			words[w] = free_bits[i * SPAN_WORDS + w];
-		slab_mixed_add(s, first + i);
-		set_from_words(s, first + i, words);
+	for (uint32_t i = 0; i < n; i++)
+		open_span(s, first + i, free_bits + i * SPAN_WORDS);
+	if (n_words > 0) {
+		memcpy(rest, free_bits + n * SPAN_WORDS, n_words * sizeof(rest[0]));
+		open_span(s, first + n, rest);
 	}
 	atomic_fetch_add_explicit(&s->bytes, len / SPAN_BLK * sizeof(s->spans[0]), memory_order_relaxed);
 }
@@ -152,6 +162,9 @@ void slab_close(struct slab *s, uint32_t start, uint32_t len)
 	atomic_fetch_sub_explicit(&s->bytes, bytes, memory_order_relaxed);
 }
 
+// Room for what spans_are() and spans_fill() touch and leave as it is.
+static size_t spans_bytes(const struct slab *s) { return (s->n_spans + 5) * sizeof(s->spans[0]); }
+
 static void *get_pages(size_t bytes)
 {
 	void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -169,7 +182,7 @@ int slab_init(struct slab *s, uint32_t n_blk, uint32_t part_shift_blk)
 {
 	s->n_spans = (n_blk - 1) / SPAN_BLK + 1;
 	s->part_mask = (1u << (part_shift_blk - SPAN_SHIFT)) - 1;
-	s->spans = get_pages((s->n_spans + 1) * sizeof(s->spans[0]));
+	s->spans = get_pages(spans_bytes(s));
 	s->bits = get_pages((size_t)s->n_spans * (SPAN_BLK / 8));
 	s->mixed = get_pages(s->n_spans / 8 + 9);
 	s->mixed_up = calloc(s->n_spans / 4096 + 1, sizeof(s->mixed_up[0]));
@@ -184,7 +197,7 @@ int slab_init(struct slab *s, uint32_t n_blk, uint32_t part_shift_blk)
 
 void slab_free(struct slab *s)
 {
-	drop(s->spans, (s->n_spans + 1) * sizeof(s->spans[0]));
+	drop(s->spans, spans_bytes(s));
 	drop(s->bits, (size_t)s->n_spans * (SPAN_BLK / 8));
 	drop(s->mixed, s->n_spans / 8 + 9);
 	free(s->mixed_up);

@@ -82,6 +82,47 @@ static inline uint32_t span_make_used(uint32_t a, uint32_t b)
 	return span_entry(KIND_USED, a, b);
 }
 
+// The spans between the first and the last one of an extent: three at most in nearly all cases. How many there are is anybody's
+// guess, so up to four are looked at or written at once, by mask. There is room for four behind the last span of an arena.
+typedef uint32_t span4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t span4_count __attribute__((vector_size(16)));
+typedef uint64_t span4_halves __attribute__((vector_size(16)));
+
+// All ones in the first n of the four.
+static inline span4 span4_mask(uint32_t n)
+{
+	int32_t count = (int32_t)n;
+
+	return (span4)((span4_count){ 0, 1, 2, 3 } < (span4_count){ count, count, count, count });
+}
+
+static inline span4 *span4_at(const struct slab *s, uint32_t sp) { return (span4 *)&s->spans[sp]; }
+static inline bool span4_any(span4 v) { return (((span4_halves)v)[0] | ((span4_halves)v)[1]) != 0; }
+
+static inline void spans_fill(struct slab *s, uint32_t first, uint32_t n, uint32_t entry)
+{
+	if (n > 4) {
+		for (uint32_t i = 0; i < n; i++)
+			s->spans[first + i] = entry;
+	} else {
+		span4 mask = span4_mask(n), *at = span4_at(s, first);
+
+		*at = (*at & ~mask) | (mask & (span4){ entry, entry, entry, entry });
+	}
+}
+
+// Whether all of them are `entry`.
+static inline bool spans_are(const struct slab *s, uint32_t first, uint32_t n, uint32_t entry)
+{
+	uint32_t odd = 0;
+
+	if (n <= 4)
+		return !span4_any((*span4_at(s, first) ^ (span4){ entry, entry, entry, entry }) & span4_mask(n));
+	for (uint32_t i = 0; i < n; i++)
+		odd |= s->spans[first + i] ^ entry;
+	return odd == 0;
+}
+
 static inline uint64_t *span_words(const struct slab *s, uint32_t sp) { return s->bits + (size_t)sp * SPAN_WORDS; }
 
 static inline bool slab_is_free(const struct slab *s, uint32_t blk)
@@ -285,13 +326,12 @@ static inline void slab_set_free(struct slab *s, uint32_t start, uint32_t len)
 		span_free(s, sp, from, from + len);
 		return;
 	}
+	if (sp + 1 < last) {
+		spans_fill(s, sp + 1, last - sp - 1, SPAN_ALL_FREE);
+		slab_mixed_change(s, sp + 1, last - 1, slab_mixed_remove_word);
+	}
 	span_free(s, sp, from, SPAN_BLK);
 	span_free(s, last, 0, ((start + len - 1) & (SPAN_BLK - 1)) + 1);
-	if (sp + 1 == last)
-		return;
-	slab_mixed_change(s, sp + 1, last - 1, slab_mixed_remove_word);
-	while (++sp < last)
-		s->spans[sp] = SPAN_ALL_FREE;
 }
 
 static inline void slab_set_used(struct slab *s, uint32_t start, uint32_t len)
@@ -303,9 +343,8 @@ static inline void slab_set_used(struct slab *s, uint32_t start, uint32_t len)
 		span_use(s, sp, from, from + len);
 		return;
 	}
+	spans_fill(s, sp + 1, last - sp - 1, SPAN_ALL_USED);
 	span_use(s, sp, from, SPAN_BLK);
-	while (++sp < last)
-		s->spans[sp] = SPAN_ALL_USED;
 	span_use(s, last, 0, (end & (SPAN_BLK - 1)) + 1);
 }
 
@@ -374,64 +413,48 @@ static inline bool span_any_free(const struct slab *s, uint32_t sp, uint32_t fro
 static inline bool slab_any_free(const struct slab *s, uint32_t start, uint32_t len)
 {
 	uint32_t sp = start >> SPAN_SHIFT, from = start & (SPAN_BLK - 1), last = (start + len - 1) >> SPAN_SHIFT;
-	uint32_t any;
+	uint32_t to = ((start + len - 1) & (SPAN_BLK - 1)) + 1;
 
 	if (sp == last)
-		return span_any_free(s, sp, from, from + len);
-	any = span_any_free(s, sp, from, SPAN_BLK) | span_any_free(s, last, 0, ((start + len - 1) & (SPAN_BLK - 1)) + 1);
-	while (++sp < last)
-		any |= s->spans[sp];
-	return any != 0;
+		return span_any_free(s, sp, from, to);
+	return span_any_free(s, sp, from, SPAN_BLK) | span_any_free(s, last, 0, to) |
+	       !spans_are(s, sp + 1, last - sp - 1, SPAN_ALL_USED);
 }
-
 
 // The two most frequent changes, of ranges whose first and last span hold nothing else: every entry has just one value that
 // it can have, so nothing needs to be read off it. False: it is not so, or not as simple, and nothing was done.
 
+// The range is free as a whole and its neighbours are used.
 static inline bool slab_take_alone(struct slab *s, uint32_t start, uint32_t len)
 {
 	uint32_t sp = start >> SPAN_SHIFT, last = (start + len - 1) >> SPAN_SHIFT, from = start & (SPAN_BLK - 1);
-	uint32_t to = (start + len) & (SPAN_BLK - 1), odd = 0;
+	uint32_t to = (start + len) & (SPAN_BLK - 1), inner = last - sp - (sp != last);
 
-	if (from == 0 || to == 0) // the neighbour is in another span
+	if ((from == 0) | (to == 0)) // the neighbour is in another span
 		return false;
-	if (sp == last) {
-		if (s->spans[sp] != span_entry(KIND_FREE, from, to))
-			return false;
-		s->spans[sp] = SPAN_ALL_USED;
-		return true;
-	}
-	if ((s->spans[sp] != span_entry(KIND_FREE, from, SPAN_BLK)) | (s->spans[last] != span_entry(KIND_FREE, 0, to)))
+	if ((s->spans[sp] != span_entry(KIND_FREE, from, sp == last ? to : SPAN_BLK)) |
+	    (s->spans[last] != span_entry(KIND_FREE, sp == last ? from : 0, to)) | !spans_are(s, sp + 1, inner, SPAN_ALL_FREE))
 		return false;
-	for (uint32_t i = sp + 1; i < last; i++)
-		odd |= s->spans[i] ^ SPAN_ALL_FREE;
-	if (odd != 0)
-		return false;
-	if (sp + 1 < last)
-		slab_mixed_change(s, sp + 1, last - 1, slab_mixed_add_word);
-	for (uint32_t i = sp; i <= last; i++)
-		s->spans[i] = SPAN_ALL_USED;
+	spans_fill(s, sp + 1, inner, SPAN_ALL_USED); // first: it reads the last one, too
+	s->spans[sp] = s->spans[last] = SPAN_ALL_USED;
+	slab_mixed_change(s, sp, last, slab_mixed_add_word);
 	return true;
 }
 
+// The range is used as a whole, and so are its neighbours.
 static inline bool slab_give_alone(struct slab *s, uint32_t start, uint32_t len)
 {
 	uint32_t sp = start >> SPAN_SHIFT, last = (start + len - 1) >> SPAN_SHIFT, from = start & (SPAN_BLK - 1);
-	uint32_t to = (start + len) & (SPAN_BLK - 1);
+	uint32_t to = (start + len) & (SPAN_BLK - 1), inner = last - sp - (sp != last);
 
 	if ((from == 0) | (to == 0) | (s->spans[sp] != SPAN_ALL_USED) | (s->spans[last] != SPAN_ALL_USED))
 		return false;
-	if (sp == last) {
-		s->spans[sp] = span_entry(KIND_FREE, from, to);
-		return true;
+	if (inner > 0) {
+		spans_fill(s, sp + 1, inner, SPAN_ALL_FREE);
+		slab_mixed_change(s, sp + 1, last - 1, slab_mixed_remove_word);
 	}
-	s->spans[sp] = span_entry(KIND_FREE, from, SPAN_BLK);
-	s->spans[last] = span_entry(KIND_FREE, 0, to);
-	if (sp + 1 == last)
-		return true;
-	slab_mixed_change(s, sp + 1, last - 1, slab_mixed_remove_word);
-	while (++sp < last)
-		s->spans[sp] = SPAN_ALL_FREE;
+	s->spans[sp] = span_entry(KIND_FREE, from, sp == last ? to : SPAN_BLK);
+	s->spans[last] = span_entry(KIND_FREE, sp == last ? from : 0, to);
 	return true;
 }
 
