@@ -138,25 +138,26 @@ void alloc_destroy(struct alloc *a)
 
 // ---- changes of state ----
 
-static struct mrun part_in(const struct alloc *a, const struct metaslab *ms, uint64_t start_abs, uint64_t len)
+// What [start_abs, start_abs + len) has in one metaslab.
+static inline struct part part_of(const struct alloc *a, struct metaslab *ms, uint64_t start_abs, uint64_t len)
 {
 	uint64_t first = ms_first_abs(a, ms), from = max_u64(start_abs, first), to = min_u64(start_abs + len, first + ms->n_blk);
+	struct arena *ar = arena_of(a, first);
 
-	return (struct mrun){ (uint32_t)(from - first), (uint32_t)(to - from) };
+	return (struct part){ ar, ms, (uint32_t)(from - ar->first_abs), (uint32_t)(to - from), (uint32_t)(from - first) };
 }
 
-static int change_one(struct alloc *a, const struct ms_change *ch, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why)
+static int change_one(struct alloc *a, const struct ms_change *ch, const struct part *p, uint64_t epoch, const char **why)
 {
-	struct arena *ar = arena_of_ms(a, ms);
 	int err;
 
 	if (a->ops->prefetch != NULL)
-		a->ops->prefetch(ar->engine, (uint32_t)(ms_first_abs(a, ms) - ar->first_abs) + r.start, r.len);
-	lock_take(&ar->lock);
-	err = ch->check(a, ms, r, epoch, why);
+		a->ops->prefetch(p->ar->engine, p->start, p->len);
+	lock_take(&p->ar->lock);
+	err = ch->check(a, p, epoch, why);
 	if (err == 0)
-		ch->apply(a, ms, r, epoch);
-	lock_drop(&ar->lock);
+		ch->apply(a, p, epoch);
+	lock_drop(&p->ar->lock);
 	return err;
 }
 
@@ -165,30 +166,35 @@ static int change_all(struct alloc *a, const struct ms_change *ch, uint64_t star
 {
 	struct metaslab *first = ms_of(a, start_abs), *last = ms_of(a, start_abs + len - 1), *ms;
 	struct arena *first_ar = arena_of(a, start_abs), *last_ar = arena_of(a, start_abs + len - 1), *ar;
+	struct part p;
 	int err = 0;
 
 	for (ar = first_ar; ar <= last_ar; ar++)
 		lock_take(&ar->lock);
-	for (ms = first; ms <= last && err == 0; ms++)
-		err = ch->check(a, ms, part_in(a, ms, start_abs, len), epoch, why);
-	for (ms = first; ms <= last && err == 0; ms++)
-		ch->apply(a, ms, part_in(a, ms, start_abs, len), epoch);
+	for (ms = first; ms <= last && err == 0; ms++) {
+		p = part_of(a, ms, start_abs, len);
+		err = ch->check(a, &p, epoch, why);
+	}
+	for (ms = first; ms <= last && err == 0; ms++) {
+		p = part_of(a, ms, start_abs, len);
+		ch->apply(a, &p, epoch);
+	}
 	for (ar = first_ar; ar <= last_ar; ar++)
 		lock_drop(&ar->lock);
 	return err;
 }
 
-static int change(struct alloc *a, const struct ms_change *ch, uint64_t start_abs, uint64_t len, uint64_t epoch)
+static inline int change(struct alloc *a, const struct ms_change *ch, uint64_t start_abs, uint64_t len, uint64_t epoch)
 {
 	const char *why = "it is not inside the volume";
-	struct metaslab *ms;
 	int err = -EINVAL;
+	struct part p;
 
 	if (len == 0 || len > a->n_blks || start_abs > a->n_blks - len)
 		goto refused;
-	ms = ms_of(a, start_abs);
-	if (ms == ms_of(a, start_abs + len - 1))
-		err = change_one(a, ch, ms, (struct mrun){ (uint32_t)(start_abs - ms_first_abs(a, ms)), (uint32_t)len }, epoch, &why);
+	p = part_of(a, ms_of(a, start_abs), start_abs, len);
+	if (p.len == len)
+		err = change_one(a, ch, &p, epoch, &why);
 	else
 		err = change_all(a, ch, start_abs, len, epoch, &why);
 	if (err != -EINVAL)

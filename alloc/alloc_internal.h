@@ -22,11 +22,13 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/rseq.h>
 
 #include "alloc/alloc.h"
 #include "alloc/bits.h"
@@ -71,7 +73,11 @@ typedef atomic_int_fast64_t memcount;
 int limbo_prepare(struct limbo *l, uint32_t start, uint32_t len, memcount *mem) ATTR_MUST_USE; // room for limbo_set
 void limbo_set(struct limbo *l, uint32_t start, uint32_t len);
 void limbo_clear(struct limbo *l, uint32_t start, uint32_t len, memcount *mem);
-bool limbo_any(const struct limbo *l, uint32_t start, uint32_t len);
+bool limbo_search(const struct limbo *l, uint32_t start, uint32_t len);
+static inline bool limbo_any(const struct limbo *l, uint32_t start, uint32_t len)
+{
+	return l->chunks != NULL && limbo_search(l, start, len);
+}
 void limbo_overlay(const struct limbo *l, uint64_t *free_bits); // clears what is in limbo
 uint32_t limbo_count(const struct limbo *l);
 void limbo_free(struct limbo *l, memcount *mem);
@@ -228,7 +234,15 @@ void escrow_call_in(struct alloc *a, uint64_t want);
 uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least);
 void escrow_bring_back(struct alloc *a, uint64_t n);
 
-unsigned current_cpu(void);
+// A hint. The C library shares a line with the kernel that says so; asking for it by a call costs more than to read it.
+static inline unsigned current_cpu(void)
+{
+	const struct rseq *shared = (const struct rseq *)((const char *)__builtin_thread_pointer() + __rseq_offset);
+	int cpu = __rseq_size > 0 ? (int)*(const volatile uint32_t *)&shared->cpu_id : sched_getcpu();
+
+	return cpu < 0 ? 0 : (unsigned)cpu;
+}
+
 uint32_t count_cpus(void);
 
 // ---- metaslab.c ----
@@ -270,14 +284,22 @@ static inline void ms_took(struct alloc *a, struct arena *ar, uint32_t start, ui
 
 // Blocks of the free run `run` leave the free map, into somebody's hands or the pool's; and come back.
 void ms_take(struct alloc *a, struct arena *ar, struct mrun run, uint32_t start, uint32_t len);
-void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len);
+void ms_give(struct alloc *a, struct arena *ar, struct metaslab *ms, uint32_t start, uint32_t len);
+
+// A range inside one metaslab.
+struct part {
+	struct arena *ar;
+	struct metaslab *ms;
+	uint32_t start, len; // relative to the arena
+	uint32_t ms_start;   // relative to the metaslab
+};
 
 // Each public change of state is a check (0 or error, why = what is wrong) that may get memory but changes nothing,
-// and an apply that cannot fail. r: relative to the metaslab.
+// and an apply that cannot fail.
 struct ms_change {
 	const char *verb;
-	int (*check)(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why);
-	void (*apply)(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch);
+	int (*check)(struct alloc *a, const struct part *p, uint64_t epoch, const char **why);
+	void (*apply)(struct alloc *a, const struct part *p, uint64_t epoch);
 };
 extern const struct ms_change ms_put_change, ms_commit_change, ms_free_change;
 
@@ -285,7 +307,13 @@ void ms_release(struct alloc *a, struct metaslab *ms, uint64_t epoch); // batche
 
 // ---- trim.c ----
 
-void trim_note(struct alloc *a, struct metaslab *ms, struct mrun r); // became FREE; r: relative to the metaslab
+void trim_remember(struct alloc *a, struct metaslab *ms, struct mrun r);
+// A range has become FREE; r: relative to the metaslab.
+static inline void trim_note(struct alloc *a, struct metaslab *ms, struct mrun r)
+{
+	if (atomic_load_explicit(&a->trim_watched, memory_order_relaxed))
+		trim_remember(a, ms, r);
+}
 void trim_forget(struct alloc *a, struct metaslab *ms);
 void trim_tell(struct alloc *a); // with release_lock
 bool trim_count_is_right(const struct metaslab *ms);

@@ -17,20 +17,12 @@
 //
 // The reserve always lies in the common count: while that is short, nothing stays in escrow.
 #include <errno.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include "alloc/alloc_internal.h"
 
 #define LOOKS 4 // at the escrows, before all arenas are locked
 #define ESCROW_BLK_MAX (1 << 16) // 256 MiB
-
-unsigned current_cpu(void)
-{
-	int cpu = sched_getcpu();
-
-	return cpu < 0 ? 0 : (unsigned)cpu;
-}
 
 uint32_t count_cpus(void)
 {

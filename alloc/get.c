@@ -220,20 +220,21 @@ static inline bool grab_in(struct alloc *a, struct arena *ar, uint64_t want, uns
 	return true;
 }
 
-// A good fit in another arena, unless somebody is busy there: a worse one at home costs less than waiting.
+// A good fit in another arena, unless somebody is busy there: a worse one at home costs less than waiting. With the home's lock:
+// others are only tried.
 static bool grab_elsewhere(struct alloc *a, uint32_t home, uint32_t origin, uint64_t want, uint64_t *start_abs)
 {
 	bool done = false;
 
-	for (uint32_t i = 1; i < a->n_arenas && !done; i++) {
-		struct arena *ar = &a->arenas[(home + i) % a->n_arenas];
+	for (uint32_t i = 0; i < a->n_arenas && !done; i++) {
+		struct arena *ar = &a->arenas[i];
 
-		if (!arena_may_have(a, ar, want, FITS_GOOD) || !lock_try(&ar->lock))
+		if (i == home || !arena_may_have(a, ar, want, FITS_GOOD) || !lock_try(&ar->lock))
 			continue;
 		done = grab_in(a, ar, want, FITS_GOOD, start_abs);
 		lock_drop(&ar->lock);
 		if (done) // the next one has more luck there, too
-			atomic_store_explicit(arena_rotor(a, origin), (home + i) % a->n_arenas, memory_order_relaxed);
+			atomic_store_explicit(arena_rotor(a, origin), i, memory_order_relaxed);
 	}
 	return done;
 }
@@ -247,34 +248,16 @@ static bool all_loaded(const struct alloc *a)
 	return true;
 }
 
-static bool others_may_have(const struct alloc *a, uint32_t home, uint64_t want)
+// With the lock of the home: one run that fits well there or elsewhere, or else badly at home.
+static inline bool grab_one(struct alloc *a, uint32_t home, uint32_t origin, const struct alloc_req *req, uint64_t *start_abs)
 {
-	for (uint32_t i = 1; i < a->n_arenas; i++)
-		if (arena_may_have(a, &a->arenas[(home + i) % a->n_arenas], want, FITS_GOOD))
-			return true;
-	return false;
-}
-
-// With the lock of the home, which is released: one run that fits well there or elsewhere, or else badly at home.
-static bool grab_one(struct alloc *a, uint32_t home, uint32_t origin, const struct alloc_req *req, uint64_t *start_abs)
-{
-	unsigned worse = last_fit(req->flags & ALLOC_CONTIG, req->want_blk);
 	struct arena *ar = &a->arenas[home];
-	bool done = grab_in(a, ar, req->want_blk, FITS_GOOD, start_abs), over = done || !all_loaded(a);
+	uint64_t want = req->want_blk;
 
-	if (!over && !others_may_have(a, home, req->want_blk)) {
-		done = grab_in(a, ar, req->want_blk, worse, start_abs);
-		over = true;
-	}
-	lock_drop(&ar->lock);
-	if (over || grab_elsewhere(a, home, origin, req->want_blk, start_abs))
-		return done || !over;
-	if (!arena_may_have(a, ar, req->want_blk, worse))
-		return false;
-	lock_take(&ar->lock);
-	done = grab_in(a, ar, req->want_blk, worse, start_abs);
-	lock_drop(&ar->lock);
-	return done;
+	if (grab_in(a, ar, want, FITS_GOOD, start_abs))
+		return true;
+	return all_loaded(a) && (grab_elsewhere(a, home, origin, want, start_abs) ||
+	                         grab_in(a, ar, want, last_fit(req->flags & ALLOC_CONTIG, want), start_abs));
 }
 
 // Reserves n blocks and takes the arena's lock: 0, or without it -ENOSPC.
@@ -296,20 +279,23 @@ static int reserve_and_lock(struct alloc *a, struct arena *ar, uint64_t n, bool 
 }
 
 // Most requests of a volume in use: one run, and nobody's window to think of. 0, -ENOSPC, or -EAGAIN if anything is unusual.
-static int get_quickly(struct alloc *a, uint32_t origin, const struct alloc_req *req, struct runlist *out)
+static inline int get_quickly(struct alloc *a, uint32_t origin, const struct alloc_req *req, struct runlist *out)
 {
 	uint64_t want = req->want_blk, start_abs;
 	uint32_t home = atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed);
 	struct arena *ar = &a->arenas[home];
+	bool done;
 	int err;
 
 	if (want - 1 >= EXTENT_MAX_BLK || a->ops->grab == NULL || (want <= SMALL_MAX_BLK && is_plenty(ar)) ||
-	    out->n == out->cap || (req->flags & ALLOC_PARTIAL))
+	    out->n == out->cap)
 		return -EAGAIN;
 	err = reserve_and_lock(a, ar, want, req->flags & ALLOC_USE_RESERVE);
 	if (err != 0)
 		return err;
-	if (!grab_one(a, home, origin, req, &start_abs)) {
+	done = grab_one(a, home, origin, req, &start_abs);
+	lock_drop(&ar->lock);
+	if (!done) {
 		escrow_give(a, want);
 		return -EAGAIN;
 	}
@@ -348,36 +334,30 @@ static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct allo
 	return 0;
 }
 
-static int get_once(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
-{
-	uint32_t origin = hash_origin(req->locality, current_cpu());
-	int err = s == NULL && req->goal_blk == 0 ? get_quickly(a, origin, req, out) : -EAGAIN;
-
-	if (err != -EAGAIN)
-		return err;
-	return get_slowly(a, s, req, origin, out);
-}
-
 // Blocks that are being trimmed are free. Whoever misses them waits for the discard, and no new one begins while he tries again.
-static int get_untrimmed(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
+static int get_untrimmed(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, uint32_t origin, struct runlist *out)
 {
 	int err;
 
 	pthread_rwlock_rdlock(&a->trim_lock);
-	err = get_once(a, s, req, out);
+	err = get_slowly(a, s, req, origin, out);
 	pthread_rwlock_unlock(&a->trim_lock);
 	return err;
 }
 
 int alloc_get(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, struct runlist *out)
 {
+	uint32_t origin = hash_origin(req->locality, current_cpu());
 	unsigned trims = atomic_load(&a->n_trims);
-	int err;
+	int err = -EAGAIN;
 
 	if (req->flags & ALLOC_PARTIAL) // the last resort; it cannot be seen whether more was there
-		return get_untrimmed(a, s, req, out);
-	err = get_once(a, s, req, out);
+		return get_untrimmed(a, s, req, origin, out);
+	if (s == NULL && req->goal_blk == 0)
+		err = get_quickly(a, origin, req, out);
+	if (err == -EAGAIN)
+		err = get_slowly(a, s, req, origin, out);
 	if (err == -ENOSPC && (trims % 2 != 0 || atomic_load(&a->n_trims) != trims))
-		err = get_untrimmed(a, s, req, out);
+		err = get_untrimmed(a, s, req, origin, out);
 	return err;
 }

@@ -73,12 +73,10 @@ void limbo_clear(struct limbo *l, uint32_t start, uint32_t len, memcount *mem)
 	}
 }
 
-bool limbo_any(const struct limbo *l, uint32_t start, uint32_t len)
+bool limbo_search(const struct limbo *l, uint32_t start, uint32_t len)
 {
 	uint32_t last = (start + len - 1) / LIMBO_CHUNK_BLK;
 
-	if (l->chunks == NULL)
-		return false;
 	for (uint32_t c = start / LIMBO_CHUNK_BLK; c <= last; c++) {
 		struct mrun part = part_in_chunk(c, start, len);
 

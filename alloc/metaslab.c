@@ -154,10 +154,8 @@ void ms_take(struct alloc *a, struct arena *ar, struct mrun run, uint32_t start,
 	ms_took(a, ar, start, len);
 }
 
-void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len)
+void ms_give(struct alloc *a, struct arena *ar, struct metaslab *ms, uint32_t start, uint32_t len)
 {
-	struct metaslab *ms = ms_in(a, ar, start);
-
 	a->ops->give(ar->engine, start, len);
 	ms->out_blk -= len;
 	ms_count(ar, ms, len);
@@ -165,92 +163,90 @@ void ms_give(struct alloc *a, struct arena *ar, uint32_t start, uint32_t len)
 
 // ---- the public changes of state ----
 
-// Whether fewer than n blocks of the metaslab are TAKEN: the others that are out are held. Holds are looked at only if it matters.
-static bool taken_is_less(struct alloc *a, const struct arena *ar, const struct metaslab *ms, uint32_t n)
+// Whether fewer blocks of the metaslab are TAKEN than the part has: the others that are out are held. Holds are looked at only
+// if it matters.
+static inline bool taken_is_less(const struct part *p)
 {
-	if (ms->out_blk < n)
+	const struct arena *ar = p->ar;
+	uint32_t out = p->ms->out_blk;
+
+	if (out < p->len)
 		return true;
-	if (ms->out_blk - n >= (uint64_t)ar->n_holds * CELL_BLK + ar->trimming.len)
+	if (out - p->len >= (uint64_t)ar->n_holds * CELL_BLK + ar->trimming.len)
 		return false;
-	return ms->out_blk - n < hold_sum(ar, ms_start(a, ar, ms), ms->n_blk);
+	return out - p->len < hold_sum(ar, p->start - p->ms_start, p->ms->n_blk);
 }
 
-static int check_taken(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch ATTR_UNUSED, const char **why)
+static inline int check_taken(struct alloc *a, const struct part *p, uint64_t epoch ATTR_UNUSED, const char **why)
 {
-	struct arena *ar = arena_of_ms(a, ms);
-	uint32_t start = ms_start(a, ar, ms) + r.start;
-
-	if (!atomic_load_explicit(&ms->loaded, memory_order_relaxed) || taken_is_less(a, ar, ms, r.len))
+	if (!atomic_load_explicit(&p->ms->loaded, memory_order_relaxed) || taken_is_less(p))
 		*why = "more than was handed out";
-	else if (a->ops->any_free(ar->engine, start, r.len))
+	else if (a->ops->any_free(p->ar->engine, p->start, p->len))
 		*why = "some of it is free";
-	else if (limbo_any(&ms->limbo, r.start, r.len))
+	else if (limbo_any(&p->ms->limbo, p->ms_start, p->len))
 		*why = "some of it is being freed";
-	else if (hold_any(ar, start, r.len))
+	else if (hold_any(p->ar, p->start, p->len))
 		*why = "some of it was never handed out";
 	else
 		return 0;
 	return -EINVAL;
 }
 
-static int check_put(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why)
+static int check_put(struct alloc *a, const struct part *p, uint64_t epoch, const char **why)
 {
-	int err = check_taken(a, ms, r, epoch, why);
+	int err = check_taken(a, p, epoch, why);
 
-	return err != 0 ? err : ms_reserve(arena_of_ms(a, ms));
+	return err != 0 ? err : ms_reserve(p->ar);
 }
 
-static void apply_put(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch ATTR_UNUSED)
+static void apply_put(struct alloc *a, const struct part *p, uint64_t epoch ATTR_UNUSED)
 {
-	struct arena *ar = arena_of_ms(a, ms);
-
-	ms_give(a, ar, ms_start(a, ar, ms) + r.start, r.len);
-	escrow_give_here(a, ar, r.len);
-	trim_note(a, ms, r); // perhaps written to
+	ms_give(a, p->ar, p->ms, p->start, p->len);
+	escrow_give_here(a, p->ar, p->len);
+	trim_note(a, p->ms, (struct mrun){ p->ms_start, p->len }); // perhaps written to
 }
 
-static void apply_commit(struct alloc *a ATTR_UNUSED, struct metaslab *ms, struct mrun r,
-                         uint64_t epoch ATTR_UNUSED)
+static void apply_commit(struct alloc *a ATTR_UNUSED, const struct part *p, uint64_t epoch ATTR_UNUSED)
 {
-	ms->out_blk -= r.len;
+	p->ms->out_blk -= p->len;
 }
 
-static int check_free(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch, const char **why)
+static int check_free(struct alloc *a, const struct part *p, uint64_t epoch, const char **why)
 {
-	struct arena *ar = arena_of_ms(a, ms);
-	uint32_t start = ms_start(a, ar, ms) + r.start;
+	struct metaslab *ms = p->ms;
 
 	*why = NULL;
-	if (atomic_load_explicit(&ms->loaded, memory_order_relaxed) && a->ops->any_free(ar->engine, start, r.len))
+	if (atomic_load_explicit(&ms->loaded, memory_order_relaxed) && a->ops->any_free(p->ar->engine, p->start, p->len))
 		*why = "some of it is free";
-	else if (limbo_any(&ms->limbo, r.start, r.len))
+	else if (limbo_any(&ms->limbo, p->ms_start, p->len))
 		*why = "some of it is being freed already";
-	else if (hold_any(ar, start, r.len))
+	else if (hold_any(p->ar, p->start, p->len))
 		*why = "some of it is free or was never handed out";
-	else if ((uint64_t)ms->free_blk + ms->freeing_blk + ms->out_blk + r.len > ms->n_blk)
+	else if ((uint64_t)ms->free_blk + ms->freeing_blk + ms->out_blk + p->len > ms->n_blk)
 		*why = "more than is owned there";
 	if (*why != NULL)
 		return -EINVAL;
-	if (limbo_prepare(&ms->limbo, r.start, r.len, &a->memory) != 0 ||
+	if (limbo_prepare(&ms->limbo, p->ms_start, p->len, &a->memory) != 0 ||
 	    batch_prepare(&ms->batches, epoch, &a->memory) == NULL)
 		return -ENOMEM;
-	return ms_reserve(ar);
+	return ms_reserve(p->ar);
 }
 
 // Room was made by check_free. The list of pending metaslabs is what alloc_release works through.
-static void apply_free(struct alloc *a, struct metaslab *ms, struct mrun r, uint64_t epoch)
+static void apply_free(struct alloc *a, const struct part *p, uint64_t epoch)
 {
+	struct metaslab *ms = p->ms;
 	struct batch *b = ms->batches;
 	uint32_t old_n;
 
 	while (b->epoch != epoch)
 		b = b->next;
 	old_n = b->n;
-	limbo_set(&ms->limbo, r.start, r.len);
-	batch_add(b, r.start, r.len); // may join it to the last one
-	arena_of_ms(a, ms)->n_freeing_runs += b->n - old_n;
-	ms->freeing_blk += r.len;
-	atomic_fetch_add(&a->freeing_blk, r.len);
+	limbo_set(&ms->limbo, p->ms_start, p->len);
+	batch_add(b, p->ms_start, p->len); // may join it to the last one
+	p->ar->n_freeing_runs += b->n - old_n;
+	ms->freeing_blk += p->len;
+	atomic_fetch_add(&a->freeing_blk, p->len);
 	if (ms->pending)
 		return;
 	ms->pending = true;

@@ -59,9 +59,10 @@ void hold_open(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct m
 static void take_back(struct alloc *a, struct arena *ar, struct alloc_hold *h, struct alloc_hold **cell)
 {
 	struct run rest = hold_run(atomic_exchange(&h->run, 0));
+	uint32_t start = (uint32_t)(rest.start_blk - ar->first_abs);
 
 	if (rest.len_blk > 0)
-		ms_give(a, ar, (uint32_t)(rest.start_blk - ar->first_abs), (uint32_t)rest.len_blk);
+		ms_give(a, ar, ms_in(a, ar, start), start, (uint32_t)rest.len_blk);
 	if (h->next != NULL)
 		h->next->prev = h->prev;
 	if (h->prev != NULL)

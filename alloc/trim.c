@@ -35,12 +35,10 @@ static inline uint32_t dirty_words(const struct metaslab *ms) { return (n_spans(
 
 // ---- what was freed ----
 
-void trim_note(struct alloc *a, struct metaslab *ms, struct mrun r)
+void trim_remember(struct alloc *a, struct metaslab *ms, struct mrun r)
 {
 	uint32_t n = 0;
 
-	if (!atomic_load_explicit(&a->trim_watched, memory_order_relaxed))
-		return;
 	if (ms->dirty == NULL) {
 		ms->dirty = calloc(dirty_words(ms), sizeof(uint64_t));
 		if (ms->dirty == NULL)
@@ -211,7 +209,7 @@ static void bring_back(struct alloc *a, struct arena *ar)
 	uint32_t len = ar->trimming.len;
 
 	lock_take(&ar->lock);
-	ms_give(a, ar, ar->trimming.start, len); // ms_reserve has counted it
+	ms_give(a, ar, ms_in(a, ar, ar->trimming.start), ar->trimming.start, len); // ms_reserve has counted it
 	ar->trimming = (struct mrun){ 0, 0 };
 	escrow_bring_back(a, len);
 	lock_drop(&ar->lock);

@@ -21,24 +21,6 @@ int runlist_reserve(struct runlist *list, uint32_t n)
 	return 0;
 }
 
-int runlist_add(struct runlist *list, uint64_t start_blk, uint64_t len_blk)
-{
-	int err;
-
-	if (list->n > 0) {
-		struct run *last = &list->runs[list->n - 1];
-
-		if (last->start_blk + last->len_blk == start_blk) {
-			last->len_blk += len_blk;
-			return 0;
-		}
-	}
-	err = runlist_reserve(list, 1);
-	if (err == 0)
-		list->runs[list->n++] = (struct run){ start_blk, len_blk };
-	return err;
-}
-
 static int compare_start(const void *a, const void *b)
 {
 	const struct run *x = a, *y = b;
