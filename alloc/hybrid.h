@@ -2,7 +2,7 @@
 // Inside the hybrid engine: the two lower tiers and the index between them. doc/ALLOCATOR.md has the drawing.
 //
 //      buddy.c   runs: split, merge, and which one serves a request; the engine's functions
-//      slab.c    spans of 1 MiB: what is free in each, in 4 bytes where that is enough, else in 256 bits
+//      slab.c    spans of 1 MiB: what is free in each, in 2 bytes where that is enough, else in 256 bits
 //      bins.c    the size index: where runs of each length start
 //
 // (The top tier, the pool, lies above the engines: pool.c.)

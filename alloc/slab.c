@@ -15,41 +15,41 @@
 
 static void to_bits(struct slab *s, uint32_t sp)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 	uint64_t *words = span_words(s, sp);
-	bool used = span_kind(entry) == KIND_USED;
+	bool used = span.kind == KIND_USED;
 
 	for (uint32_t w = 0; w < SPAN_WORDS; w++)
 		words[w] = used ? ~0ull : 0;
 	if (used)
-		bits_clear(words, a, b - a);
-	else if (a < b)
-		bits_set(words, a, b - a);
+		bits_clear(words, span.a, span.b - span.a);
+	else if (span.a < span.b)
+		bits_set(words, span.a, span.b - span.a);
 	if (!s->bit_page_used[sp / PAGE_SPANS]) {
 		s->bit_page_used[sp / PAGE_SPANS] = 1;
 		atomic_fetch_add_explicit(&s->bytes, PAGE_BYTES, memory_order_relaxed);
 	}
-	s->spans[sp] = span_entry(KIND_BITS, 0, 0);
+	s->spans[sp] = SPAN_BITS;
 }
 
 // The rare cases of the next function: a used hole is filled or made smaller, or a third border comes into being.
 void slab_free_in_mixed(struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 	uint64_t *words;
 
-	if (span_kind(entry) == KIND_FREE && ((a == 0 && to == SPAN_BLK) || (from == 0 && b == SPAN_BLK))) {
-		span_set_freer(s, sp, span_make_used(min_u32(b, to), max_u32(from, a)));
+	if (span.kind == KIND_FREE && ((span.a == 0 && to == SPAN_BLK) || (from == 0 && span.b == SPAN_BLK))) {
+		span_set_freer(s, sp, span_make_used(min_u32(span.b, to), max_u32(from, span.a)));
 		return;
 	}
-	if (span_kind(entry) == KIND_USED && (from == a || to == b)) {
-		if (from == a && to == b)
+	if (span.kind == KIND_USED && (from == span.a || to == span.b)) {
+		if (from == span.a && to == span.b)
 			span_set_freer(s, sp, SPAN_ALL_FREE);
 		else
-			span_set_freer(s, sp, from == a ? span_make_used(to, b) : span_make_used(a, from));
+			span_set_freer(s, sp, from == span.a ? span_make_used(to, span.b) : span_make_used(span.a, from));
 		return;
 	}
-	if (span_kind(entry) != KIND_BITS)
+	if (span.kind != KIND_BITS)
 		to_bits(s, sp);
 	words = span_words(s, sp);
 	bits_set(words, from, to - from);
@@ -59,18 +59,18 @@ void slab_free_in_mixed(struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 
 void slab_use_in_mixed(struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 	uint64_t *words;
 
-	if (entry == SPAN_ALL_FREE) {
+	if (s->spans[sp] == SPAN_ALL_FREE) {
 		s->spans[sp] = span_make_used(from, to);
 		return;
 	}
-	if (span_kind(entry) == KIND_USED && (to == a || from == b)) {
-		s->spans[sp] = span_make_used(min_u32(from, a), max_u32(to, b));
+	if (span.kind == KIND_USED && (to == span.a || from == span.b)) {
+		s->spans[sp] = span_make_used(min_u32(from, span.a), max_u32(to, span.b));
 		return;
 	}
-	if (span_kind(entry) != KIND_BITS)
+	if (span.kind != KIND_BITS)
 		to_bits(s, sp);
 	words = span_words(s, sp);
 	bits_clear(words, from, to - from);
@@ -206,21 +206,14 @@ void slab_free(struct slab *s)
 
 // ---- checking ----
 
+// Every other entry is right by itself.
 static bool entry_holds(const struct slab *s, uint32_t sp)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
-
-	switch (span_kind(entry)) {
-	case KIND_FREE:
-		return entry == SPAN_ALL_USED || (a < b && b <= SPAN_BLK);
-	case KIND_USED:
-		return a > 0 && a < b && b < SPAN_BLK;
-	case KIND_BITS:
-		return s->bit_page_used[sp / PAGE_SPANS] && bits_next_set(span_words(s, sp), 0, SPAN_BLK) < SPAN_BLK &&
-		       bits_next_clear(span_words(s, sp), 0, SPAN_BLK) < SPAN_BLK;
-	default:
-		return false;
-	}
+	if (s->spans[sp] == SPAN_ALL_USED || span_look(s, sp).kind != KIND_BITS)
+		return true;
+	return s->spans[sp] == SPAN_BITS && s->bit_page_used[sp / PAGE_SPANS] &&
+	       bits_next_set(span_words(s, sp), 0, SPAN_BLK) < SPAN_BLK &&
+	       bits_next_clear(span_words(s, sp), 0, SPAN_BLK) < SPAN_BLK;
 }
 
 bool slab_holds(const struct slab *s, uint32_t start, uint32_t len)

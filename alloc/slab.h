@@ -2,18 +2,22 @@
 // The middle tier of the hybrid engine: spans of 1 MiB (256 blocks) and what is free in them.
 //
 // Most spans hold large extents, or parts of them, and have at most two borders between free and used: these are written down
-// in the 4 bytes of the span's entry. Where small extents lie together there are more: such a span is a slab, with a
+// in the 2 bytes of the span's entry. Where small extents lie together there are more: such a span is a slab, with a
 // map of 256 bits. A span becomes a slab when a change needs a third border, and stops being one when it is all free or all
 // used again. No change needs memory: the maps' pages are reserved when the arena is made, and cost nothing until touched.
 //
-// So a TiB of large extents is 4 MiB of entries, of which the caches hold a good part; only one full of small
-// files has its 32 MiB of bits.
+// So a TiB of large extents is 2 MiB of entries, which the caches hold; only one full of small files has its 32 MiB of bits.
 //
-//      kind 0   free = [a, b), the rest is used     0 = all used; [0, 256) = all free
-//      kind 1   used = [a, b), the rest is free     0 < a < b < 256
-//      kind 2   see its 256 bits
+//      KIND_FREE   free = [a, b), the rest is used     all used: a = b = 0; all free: [0, 256)
+//      KIND_USED   used = [a, b), the rest is free     0 < a < b < 256
+//      KIND_BITS   see its 256 bits
 //
-// bits 0–15: a, 16–29: b, 30–31: kind.
+// There are 65283 of these states. As an entry, two bytes x and y (the lowest bit is turned over, so that 0 is all used):
+//
+//      x <= y       free = [x, y + 1)
+//      x >= y + 2   used = [y + 1, x)
+//      1, 0         all used
+//      2, 1         bits
 //
 // Ends of runs: within a span by its entry or bits; beyond, the set `mixed` of the spans that are not all free tells in
 // one step for 64 MiB or 4 GiB where a stretch of free spans ends. No run crosses the border of a part.
@@ -29,6 +33,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "alloc/bits.h"
 #include "util/attr.h"
@@ -40,7 +45,7 @@
 struct slab {
 	uint32_t n_spans, part_mask; // part_mask: a part's spans - 1
 	// Private pages, reserved for the whole arena and touched as they are needed.
-	uint32_t *spans;         // closed parts: all used
+	uint16_t *spans;         // entries; closed parts: all used
 	uint64_t *bits;          // SPAN_WORDS for each span
 	uint64_t *mixed;         // set of spans that are not all free: a bit each …
 	uint64_t *mixed_up;      // … and a bit for each word of it that is not zero
@@ -63,61 +68,78 @@ void slab_use_in_mixed(struct slab *s, uint32_t sp, uint32_t from, uint32_t to);
 
 enum span_kind { KIND_FREE, KIND_USED, KIND_BITS };
 
-#define SPAN_ALL_USED 0u
-#define SPAN_ALL_FREE span_entry(KIND_FREE, 0, SPAN_BLK)
+// What an entry says.
+struct span {
+	uint32_t kind, a, b;
+};
 
-static inline uint32_t span_entry(uint32_t kind, uint32_t a, uint32_t b) { return kind << 30 | b << 16 | a; }
-static inline uint32_t span_kind(uint32_t entry) { return entry >> 30; }
-static inline uint32_t span_a(uint32_t entry) { return (uint16_t)entry; }
-static inline uint32_t span_b(uint32_t entry) { return entry >> 16 & 0x3fff; }
-static inline uint32_t span_make_free(uint32_t a, uint32_t b) { return a < b ? span_entry(KIND_FREE, a, b) : SPAN_ALL_USED; }
+#define SPAN_BITS ((2 | 1 << 8) ^ 1)
+#define SPAN_ALL_USED 0
+#define SPAN_ALL_FREE span_entry(0, SPAN_BLK)
+
+// [a, b) is free. a < b.
+static inline uint16_t span_entry(uint32_t a, uint32_t b) { return (uint16_t)((a | (b - 1) << 8) ^ 1); }
+static inline uint16_t span_make_free(uint32_t a, uint32_t b) { return a < b ? span_entry(a, b) : SPAN_ALL_USED; }
 
 // Everything but [a, b).
-static inline uint32_t span_make_used(uint32_t a, uint32_t b)
+static inline uint16_t span_make_used(uint32_t a, uint32_t b)
 {
 	if (a == 0)
 		return span_make_free(b, SPAN_BLK);
 	if (b == SPAN_BLK)
 		return span_make_free(0, a);
-	return span_entry(KIND_USED, a, b);
+	return span_entry(b, a);
+}
+
+static inline struct span span_look(const struct slab *s, uint32_t sp)
+{
+	uint32_t x = (uint8_t)s->spans[sp] ^ 1, y = (s->spans[sp] >> 8) + 1u;
+
+	if (x == y)
+		return (struct span){ x == 1 ? KIND_FREE : KIND_BITS, 0, 0 };
+	return x < y ? (struct span){ KIND_FREE, x, y } : (struct span){ KIND_USED, y, x };
 }
 
 // The spans between the first and the last one of an extent: three at most in nearly all cases. How many there are is anybody's
-// guess, so up to four are looked at or written at once, by mask. There is room for four behind the last span of an arena.
-typedef uint32_t span4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t span4_count __attribute__((vector_size(16)));
-typedef uint64_t span4_halves __attribute__((vector_size(16)));
+// guess, so up to three are looked at or written at once, in a word of four. There is room for that behind the last span of an arena.
+#define SPANS_AT_ONCE 3u
 
-// All ones in the first n of the four.
-static inline span4 span4_mask(uint32_t n)
+static inline uint64_t spans_mask(uint32_t n)
 {
-	int32_t count = (int32_t)n;
-
-	return (span4)((span4_count){ 0, 1, 2, 3 } < (span4_count){ count, count, count, count });
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return (1ull << 16 * n) - 1;
+#else
+	return ~(~0ull >> 16 * n);
+#endif
 }
 
-static inline span4 *span4_at(const struct slab *s, uint32_t sp) { return (span4 *)&s->spans[sp]; }
-static inline bool span4_any(span4 v) { return (((span4_halves)v)[0] | ((span4_halves)v)[1]) != 0; }
+static inline uint64_t spans_repeat(uint16_t entry) { return entry * 0x0001000100010001ull; }
 
-static inline void spans_fill(struct slab *s, uint32_t first, uint32_t n, uint32_t entry)
+static inline void spans_fill(struct slab *s, uint32_t first, uint32_t n, uint16_t entry)
 {
-	if (n > 4) {
+	uint64_t word, mask;
+
+	if (n > SPANS_AT_ONCE) {
 		for (uint32_t i = 0; i < n; i++)
 			s->spans[first + i] = entry;
-	} else {
-		span4 mask = span4_mask(n), *at = span4_at(s, first);
-
-		*at = (*at & ~mask) | (mask & (span4){ entry, entry, entry, entry });
+		return;
 	}
+	mask = spans_mask(n);
+	memcpy(&word, &s->spans[first], sizeof(word));
+	word = (word & ~mask) | (spans_repeat(entry) & mask);
+	memcpy(&s->spans[first], &word, sizeof(word));
 }
 
 // Whether all of them are `entry`.
-static inline bool spans_are(const struct slab *s, uint32_t first, uint32_t n, uint32_t entry)
+static inline bool spans_are(const struct slab *s, uint32_t first, uint32_t n, uint16_t entry)
 {
 	uint32_t odd = 0;
+	uint64_t word;
 
-	if (n <= 4)
-		return !span4_any((*span4_at(s, first) ^ (span4){ entry, entry, entry, entry }) & span4_mask(n));
+	if (n <= SPANS_AT_ONCE) {
+		memcpy(&word, &s->spans[first], sizeof(word));
+		return ((word ^ spans_repeat(entry)) & spans_mask(n)) == 0;
+	}
 	for (uint32_t i = 0; i < n; i++)
 		odd |= s->spans[first + i] ^ entry;
 	return odd == 0;
@@ -127,11 +149,12 @@ static inline uint64_t *span_words(const struct slab *s, uint32_t sp) { return s
 
 static inline bool slab_is_free(const struct slab *s, uint32_t blk)
 {
-	uint32_t entry = s->spans[blk >> SPAN_SHIFT], off = blk & (SPAN_BLK - 1);
+	struct span span = span_look(s, blk >> SPAN_SHIFT);
+	uint32_t off = blk & (SPAN_BLK - 1);
 
-	if (entry >> 30 == 2)
+	if (span.kind == KIND_BITS)
 		return s->bits[blk / 64] >> (blk % 64) & 1;
-	return (off >= (uint16_t)entry && off < (entry >> 16 & 0x3fff)) != (entry >> 30 == 1);
+	return (off >= span.a && off < span.b) != (span.kind == KIND_USED);
 }
 
 // ---- the set of mixed spans ----
@@ -208,7 +231,7 @@ static inline uint32_t slab_mixed_before(const struct slab *s, uint32_t from, ui
 }
 
 // After something in the span became free.
-static inline void span_set_freer(struct slab *s, uint32_t sp, uint32_t entry)
+static inline void span_set_freer(struct slab *s, uint32_t sp, uint16_t entry)
 {
 	s->spans[sp] = entry;
 	if (entry == SPAN_ALL_FREE)
@@ -220,13 +243,13 @@ static inline void span_set_freer(struct slab *s, uint32_t sp, uint32_t entry)
 // Free blocks from the span's beginning on.
 static inline uint32_t span_prefix(const struct slab *s, uint32_t sp)
 {
-	uint32_t entry = s->spans[sp];
+	struct span span = span_look(s, sp);
 
-	switch (span_kind(entry)) {
+	switch (span.kind) {
 	case KIND_FREE:
-		return span_a(entry) == 0 ? span_b(entry) : 0;
+		return span.a == 0 ? span.b : 0;
 	case KIND_USED:
-		return span_a(entry);
+		return span.a;
 	default:
 		return bits_next_clear(span_words(s, sp), 0, SPAN_BLK);
 	}
@@ -234,13 +257,13 @@ static inline uint32_t span_prefix(const struct slab *s, uint32_t sp)
 
 static inline uint32_t slab_suffix(const struct slab *s, uint32_t sp)
 {
-	uint32_t entry = s->spans[sp];
+	struct span span = span_look(s, sp);
 
-	switch (span_kind(entry)) {
+	switch (span.kind) {
 	case KIND_FREE:
-		return span_b(entry) == SPAN_BLK ? SPAN_BLK - span_a(entry) : 0;
+		return span.b == SPAN_BLK ? SPAN_BLK - span.a : 0;
 	case KIND_USED:
-		return SPAN_BLK - span_b(entry);
+		return SPAN_BLK - span.b;
 	default:
 		return SPAN_BLK - bits_set_back_to(span_words(s, sp), SPAN_BLK, 0);
 	}
@@ -249,13 +272,13 @@ static inline uint32_t slab_suffix(const struct slab *s, uint32_t sp)
 // The lowest p such that [p, off) of the span is free; off > 0.
 static inline uint32_t span_left(const struct slab *s, uint32_t sp, uint32_t off)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 
-	switch (span_kind(entry)) {
+	switch (span.kind) {
 	case KIND_FREE:
-		return off > a && off <= b ? a : off;
+		return off > span.a && off <= span.b ? span.a : off;
 	case KIND_USED:
-		return off <= a ? 0 : off > b ? b : off;
+		return off <= span.a ? 0 : off > span.b ? span.b : off;
 	default:
 		return bits_set_back_to(span_words(s, sp), off, 0);
 	}
@@ -264,13 +287,13 @@ static inline uint32_t span_left(const struct slab *s, uint32_t sp, uint32_t off
 // The highest p such that [off, p) of the span is free.
 static inline uint32_t span_right(const struct slab *s, uint32_t sp, uint32_t off)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 
-	switch (span_kind(entry)) {
+	switch (span.kind) {
 	case KIND_FREE:
-		return off >= a && off < b ? b : off;
+		return off >= span.a && off < span.b ? span.b : off;
 	case KIND_USED:
-		return off < a ? a : off >= b ? SPAN_BLK : off;
+		return off < span.a ? span.a : off >= span.b ? SPAN_BLK : off;
 	default:
 		return bits_next_clear(span_words(s, sp), off, SPAN_BLK);
 	}
@@ -279,13 +302,13 @@ static inline uint32_t span_right(const struct slab *s, uint32_t sp, uint32_t of
 // First free block of the span at or after off, or SPAN_BLK.
 static inline uint32_t span_next_free(const struct slab *s, uint32_t sp, uint32_t off)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 
-	switch (span_kind(entry)) {
+	switch (span.kind) {
 	case KIND_FREE:
-		return off >= b ? SPAN_BLK : max_u32(off, a);
+		return off >= span.b ? SPAN_BLK : max_u32(off, span.a);
 	case KIND_USED:
-		return off < a || off >= b ? off : b;
+		return off < span.a || off >= span.b ? off : span.b;
 	default:
 		return bits_next_set(span_words(s, sp), off, SPAN_BLK);
 	}
@@ -295,11 +318,11 @@ static inline uint32_t span_next_free(const struct slab *s, uint32_t sp, uint32_
 // depends on it.
 static inline void span_free(struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
-	bool was_used = entry == SPAN_ALL_USED;
+	struct span span = span_look(s, sp);
+	bool was_used = s->spans[sp] == SPAN_ALL_USED;
 
-	if ((span_kind(entry) == KIND_FREE) & (was_used | (to == a) | (from == b)))
-		span_set_freer(s, sp, span_entry(KIND_FREE, was_used ? from : min_u32(from, a), max_u32(to, b)));
+	if ((span.kind == KIND_FREE) & (was_used | (to == span.a) | (from == span.b)))
+		span_set_freer(s, sp, span_entry(was_used ? from : min_u32(from, span.a), max_u32(to, span.b)));
 	else
 		slab_free_in_mixed(s, sp, from, to);
 }
@@ -307,10 +330,10 @@ static inline void span_free(struct slab *s, uint32_t sp, uint32_t from, uint32_
 // [from, to) of the span, which is free, becomes used. The caller adds it to the mixed ones.
 static inline void span_use(struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 {
-	uint32_t entry = s->spans[sp], a = span_a(entry), b = span_b(entry);
+	struct span span = span_look(s, sp);
 
-	if ((span_kind(entry) == KIND_FREE) & ((from == a) | (to == b)))
-		s->spans[sp] = span_make_free(from == a ? to : a, from == a ? b : from);
+	if ((span.kind == KIND_FREE) & ((from == span.a) | (to == span.b)))
+		s->spans[sp] = span_make_free(from == span.a ? to : span.a, from == span.a ? span.b : from);
 	else
 		slab_use_in_mixed(s, sp, from, to);
 }
@@ -387,13 +410,14 @@ static inline uint32_t slab_right_edge(const struct slab *s, uint32_t blk)
 
 static inline uint32_t slab_run_end(const struct slab *s, uint32_t start)
 {
-	uint32_t sp = start >> SPAN_SHIFT, off = start & (SPAN_BLK - 1), entry = s->spans[sp];
+	uint32_t sp = start >> SPAN_SHIFT, off = start & (SPAN_BLK - 1);
+	struct span span = span_look(s, sp);
 
 	if (off == 0) {
 		if (sp != span_part(s, sp) && slab_suffix(s, sp - 1) > 0)
 			return start;
-	} else if (span_kind(entry) == KIND_FREE) {
-		if (off != span_a(entry))
+	} else if (span.kind == KIND_FREE) {
+		if (off != span.a)
 			return start;
 	} else if (slab_is_free(s, start - 1)) {
 		return start;
@@ -403,10 +427,10 @@ static inline uint32_t slab_run_end(const struct slab *s, uint32_t start)
 
 static inline bool span_any_free(const struct slab *s, uint32_t sp, uint32_t from, uint32_t to)
 {
-	uint32_t entry = s->spans[sp];
+	struct span span = span_look(s, sp);
 
-	if (span_kind(entry) == KIND_FREE)
-		return (from < span_b(entry)) & (span_a(entry) < to);
+	if (span.kind == KIND_FREE)
+		return (from < span.b) & (span.a < to);
 	return span_next_free(s, sp, from) < to;
 }
 
@@ -432,8 +456,8 @@ static inline bool slab_take_alone(struct slab *s, uint32_t start, uint32_t len)
 
 	if ((from == 0) | (to == 0)) // the neighbour is in another span
 		return false;
-	if ((s->spans[sp] != span_entry(KIND_FREE, from, sp == last ? to : SPAN_BLK)) |
-	    (s->spans[last] != span_entry(KIND_FREE, sp == last ? from : 0, to)) | !spans_are(s, sp + 1, inner, SPAN_ALL_FREE))
+	if ((s->spans[sp] != span_entry(from, sp == last ? to : SPAN_BLK)) |
+	    (s->spans[last] != span_entry(sp == last ? from : 0, to)) | !spans_are(s, sp + 1, inner, SPAN_ALL_FREE))
 		return false;
 	spans_fill(s, sp + 1, inner, SPAN_ALL_USED); // first: it reads the last one, too
 	s->spans[sp] = s->spans[last] = SPAN_ALL_USED;
@@ -453,8 +477,8 @@ static inline bool slab_give_alone(struct slab *s, uint32_t start, uint32_t len)
 		spans_fill(s, sp + 1, inner, SPAN_ALL_FREE);
 		slab_mixed_change(s, sp + 1, last - 1, slab_mixed_remove_word);
 	}
-	s->spans[sp] = span_entry(KIND_FREE, from, sp == last ? to : SPAN_BLK);
-	s->spans[last] = span_entry(KIND_FREE, sp == last ? from : 0, to);
+	s->spans[sp] = span_entry(from, sp == last ? to : SPAN_BLK);
+	s->spans[last] = span_entry(sp == last ? from : 0, to);
 	return true;
 }
 
