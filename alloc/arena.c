@@ -361,9 +361,10 @@ static int take_pieces(struct grab *g, struct arena *ar)
 			break;
 		first_len = max_u32(first_len, run.len);
 		err = grab_take(g, ar, run, run.start, (uint32_t)min_u64(run.len, g->left_blk));
-		if (err == 0 && g->left_blk > 0)
-			err = ms_reserve(ar);
-		if (err == 0 && g->left_blk > 0)
+		if (err != 0 || g->left_blk == 0 || g->left_blk / 5 * 4 > run.len) // the others are hardly longer
+			continue;
+		err = ms_reserve(ar);
+		if (err == 0)
 			err = serve_locked(g, ar, fits_of(g->a, FITS_GOOD) | 1u << FIT_BEST);
 	}
 	return err;

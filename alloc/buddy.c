@@ -284,6 +284,8 @@ static bool find_indexed(struct hybrid *h, uint32_t len, enum engine_fit fit)
 	case FIT_SPARE:
 		return with_spare > len && pop_from(h, bin_of(with_spare) + 1);
 	case FIT_LARGEST:
+		if (bins_next(&h->bins, bin_of(len)) == NIL)
+			return false;
 		if (pop_longest(h) && h->found.len >= len)
 			return true;
 		settle(h);

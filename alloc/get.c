@@ -278,13 +278,26 @@ static int reserve_and_lock(struct alloc *a, struct arena *ar, uint64_t n, bool 
 	return err;
 }
 
+// When no run is long enough, and that has been found out: `left_blk` are reserved.
+static int get_pieces(struct alloc *a, uint32_t origin, uint64_t left_blk, struct runlist *out)
+{
+	struct grab g = { .a = a, .out = out, .origin = origin, .left_blk = left_blk, .old_n = out->n };
+	int err;
+
+	g.old_last_len = out->n > 0 ? out->runs[out->n - 1].len_blk : 0;
+	err = in_pieces(&g);
+	if (err != 0)
+		undo(&g);
+	return err;
+}
+
 // Most requests of a volume in use: one run, and nobody's window to think of. 0, -ENOSPC, or -EAGAIN if anything is unusual.
 static inline int get_quickly(struct alloc *a, uint32_t origin, const struct alloc_req *req, struct runlist *out)
 {
 	uint64_t want = req->want_blk, start_abs;
 	uint32_t home = atomic_load_explicit(arena_rotor(a, origin), memory_order_relaxed);
 	struct arena *ar = &a->arenas[home];
-	bool done;
+	bool done, may_split;
 	int err;
 
 	if (want - 1 >= EXTENT_MAX_BLK || a->ops->grab == NULL || (want <= SMALL_MAX_BLK && is_plenty(ar)) ||
@@ -294,13 +307,16 @@ static inline int get_quickly(struct alloc *a, uint32_t origin, const struct all
 	if (err != 0)
 		return err;
 	done = grab_one(a, home, origin, req, &start_abs);
+	may_split = !(req->flags & ALLOC_CONTIG) && ar->n_windows == 0;
 	lock_drop(&ar->lock);
-	if (!done) {
-		escrow_give(a, want);
-		return -EAGAIN;
+	if (done) {
+		VERIFY(runlist_add(out, start_abs, want) == 0); // there is room
+		return 0;
 	}
-	VERIFY(runlist_add(out, start_abs, want) == 0); // there is room
-	return 0;
+	if (may_split && all_loaded(a))
+		return get_pieces(a, origin, want, out);
+	escrow_give(a, want);
+	return -EAGAIN;
 }
 
 static int get_slowly(struct alloc *a, struct alloc_stream *s, const struct alloc_req *req, uint32_t origin, struct runlist *out)
