@@ -92,18 +92,50 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
 	reply_status(req, rc);
 }
 
+// What SEEK_DATA or SEEK_HOLE finds, and the hole that it goes by: [start, end), empty if the answer does not depend on one.
+struct seek_result {
+	int rc;
+	uint64_t found, hole_start, hole_end;
+};
+
+#define TO_THE_END UINT64_MAX
+
+static struct seek_result seek_once(struct fs *fs, fuse_ino_t ino, uint64_t off, int whence)
+{
+	struct seek_result s = { .hole_start = off };
+
+	s.rc = fs_lseek(fs, ino, off, whence, &s.found);
+	s.hole_end = s.rc == 0 ? s.found : TO_THE_END;
+	if (s.rc == 0 && whence == SEEK_HOLE) {
+		s.hole_start = s.found;
+		if (fs_lseek(fs, ino, s.found, SEEK_DATA, &s.hole_end) != 0)
+			s.hole_end = TO_THE_END;
+	}
+	return s;
+}
+
+// What was written through mmap(2), or with writeback caching, may lie in the kernel only, in what is a hole for us. The kernel asks us without a
+// thought of that. So the pages over the hole that decides are called in (there is nothing of worth in clean ones: zeros), and the question is
+// asked again, until the answer is of what was called in.
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	uint64_t found;
-	int rc = -EINVAL;
+	struct seek_result s = { .rc = -EINVAL };
+	uint64_t known = 0; // the pages before it have been called in
 
 	(void)fi;
 	if (whence == SEEK_DATA || whence == SEEK_HOLE)
-		rc = fs_lseek(fs_of(req), ino, (uint64_t)off, whence, &found);
-	if (rc != 0)
-		reply_status(req, rc);
+		s = seek_once(fs_of(req), ino, (uint64_t)off, whence);
+	while ((s.rc == 0 || s.rc == -ENXIO) && s.hole_start < s.hole_end && s.hole_start >= known && known != TO_THE_END) {
+		off_t len = s.hole_end == TO_THE_END ? 0 : (off_t)(s.hole_end - s.hole_start);
+
+		known = s.hole_end;
+		fuse_lowlevel_notify_inval_inode(session_of(req)->se, ino, (off_t)s.hole_start, len);
+		s = seek_once(fs_of(req), ino, (uint64_t)off, whence);
+	}
+	if (s.rc != 0)
+		reply_status(req, s.rc);
 	else
-		fuse_reply_lseek(req, (off_t)found);
+		fuse_reply_lseek(req, (off_t)s.found);
 }
 
 void op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_off, struct fuse_file_info *in_fi, fuse_ino_t out, off_t out_off,

@@ -234,6 +234,46 @@ static int op_seek(char **arg)
 	return close(fd) < 0 ? complain(arg[0]) : 0;
 }
 
+// Whether data at [start, end) is found from `from` on, and nothing of it taken for a hole.
+static bool data_is_found(int fd, off_t from, off_t start, off_t end)
+{
+	off_t data = lseek(fd, from, SEEK_DATA), hole = lseek(fd, start, SEEK_HOLE);
+
+	if (data <= start && data > start - 65536 && hole >= end)
+		return true;
+	fprintf(stderr, "data at %lld to %lld: found at %lld, a hole at %lld\n", (long long)start, (long long)end, (long long)data,
+	        (long long)hole);
+	return false;
+}
+
+// SEEK_DATA and SEEK_HOLE of what the kernel need not have written yet.
+static int op_seek_dirty(char **arg)
+{
+	enum { MIB = 1 << 20 };
+	int fd = open(arg[0], O_RDWR | O_CREAT | O_EXCL, 0600);
+	char *map;
+
+	if (fd < 0 || ftruncate(fd, 4 * MIB) < 0 || fsync(fd) < 0 || pwrite(fd, "x", 1, MIB) != 1)
+		return complain(arg[0]);
+	if (!data_is_found(fd, 0, MIB, MIB + 1))
+		return 1;
+	map = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return complain("mmap");
+	map[2 * MIB] = 'y';
+	map[3 * MIB] = 'z';
+	if (!data_is_found(fd, MIB + 65536, 2 * MIB, 2 * MIB + 1) || !data_is_found(fd, 2 * MIB + 65536, 3 * MIB, 3 * MIB + 1))
+		return 1;
+	if (pwrite(fd, "end", 3, 5 * MIB) != 3 || !data_is_found(fd, 4 * MIB, 5 * MIB, 5 * MIB + 3))
+		return 1;
+	if (lseek(fd, 5 * MIB, SEEK_HOLE) != 5 * MIB + 3)
+		return wrong("the end is not where it is");
+	memset(map + 3 * MIB, 'w', MIB); // joins data and hole: the next hole decides
+	if (!data_is_found(fd, 3 * MIB, 3 * MIB, 4 * MIB))
+		return 1;
+	return munmap(map, 4 * MIB) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
+}
+
 static int op_ioctl(char **arg)
 {
 	int fd = open(arg[0], O_RDONLY);
@@ -432,6 +472,7 @@ static const struct {
 	{ "readdir-delete", 2, op_readdir_delete },
 	{ "rename", 3, op_rename },
 	{ "seek", 2, op_seek },
+	{ "seek-dirty", 1, op_seek_dirty },
 	{ "set-version", 2, op_set_version },
 	{ "shutdown", 2, op_shutdown },
 	{ "shutdown-open", 2, op_shutdown_open },

@@ -41,6 +41,12 @@ truncate -s 10 "$mnt/full"
 truncate -s 100000 "$mnt/full"
 same "$(tail -c +11 "$mnt/full" | tr -d '\0' | wc -c)" 0 "old data after truncate"
 
+# What is still in the kernel's cache is no hole.
+"$FSOP" seek-dirty "$mnt/dirty" || fail "holes where pages are dirty"
+unmount_image
+mount_image -o writeback
+"$FSOP" seek-dirty "$mnt/dirty2" || fail "holes where pages are dirty, with a writeback cache"
+
 unmount_image
 check_image
 mount_image
