@@ -8,6 +8,7 @@
 //      escrow.c   the volume's count of free blocks, spread over the arenas
 //      metaslab.c one metaslab: load, unload, and the changes of state of its blocks, with the counts
 //      limbo.c    blocks that are FREEING, by epoch
+//      lock.c     an arena's lock
 //      trim.c     what became free and is to be discarded, and blocks that are being discarded
 //      check.c    alloc_check
 //      engines.c  the list of engines; below them buddy.c, slab.c, bins.c (hybrid.h) and engine_*.c
@@ -28,7 +29,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#if __has_include(<sys/rseq.h>) && __has_builtin(__builtin_thread_pointer)
 #include <sys/rseq.h>
+#define CPU_IS_SHARED
+#endif
 
 #include "alloc/alloc.h"
 #include "alloc/bits.h"
@@ -234,12 +238,17 @@ void escrow_call_in(struct alloc *a, uint64_t want);
 uint64_t escrow_set_aside(struct alloc *a, uint64_t want, uint64_t least);
 void escrow_bring_back(struct alloc *a, uint64_t n);
 
-// A hint. The C library shares a line with the kernel that says so; asking for it by a call costs more than to read it.
+// A hint. Newer C libraries share a word with the kernel that says so; reading it costs less than a call.
 static inline unsigned current_cpu(void)
 {
-	const struct rseq *shared = (const struct rseq *)((const char *)__builtin_thread_pointer() + __rseq_offset);
-	int cpu = __rseq_size > 0 ? (int)*(const volatile uint32_t *)&shared->cpu_id : sched_getcpu();
+	int cpu = -1;
 
+#ifdef CPU_IS_SHARED
+	if (__rseq_size > 0)
+		cpu = (int)*(const volatile uint32_t *)&((const struct rseq *)((const char *)__builtin_thread_pointer() + __rseq_offset))->cpu_id;
+#endif
+	if (cpu < 0)
+		cpu = sched_getcpu();
 	return cpu < 0 ? 0 : (unsigned)cpu;
 }
 
