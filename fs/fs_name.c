@@ -212,7 +212,7 @@ static int make_node(struct fs *fs, uint64_t parent, const char *name, struct ne
 	if (r != 0)
 		return r;
 	node->row.ino = volume_new_ino(fs->vol);
-	r = inode_ref(fs, node->row.ino, parent);
+	r = inode_ref_new(fs, node->row.ino, parent);
 	if (r == 0) {
 		r = make_locked(fs, parent, name, len, node);
 		if (r != 0)

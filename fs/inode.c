@@ -213,7 +213,7 @@ void inode_unpin(struct fs *fs, struct inode *in)
 	finish_drop(fs, in);
 }
 
-int inode_ref(struct fs *fs, uint64_t ino, uint64_t parent)
+static int add_ref(struct fs *fs, uint64_t ino, uint64_t parent, bool is_new)
 {
 	struct inode_shard *shard = shard_of(fs, ino);
 	struct inode *in;
@@ -222,12 +222,17 @@ int inode_ref(struct fs *fs, uint64_t ino, uint64_t parent)
 	in = get_locked(fs, shard, ino);
 	if (in != NULL) {
 		in->nlookup++;
+		in->no_caps |= is_new;
 		if (in->locality == 0)
 			in->locality = (uint32_t)(parent ^ parent >> 32);
 	}
 	pthread_mutex_unlock(&shard->lock);
 	return in != NULL ? 0 : -ENOMEM;
 }
+
+int inode_ref(struct fs *fs, uint64_t ino, uint64_t parent) { return add_ref(fs, ino, parent, false); }
+
+int inode_ref_new(struct fs *fs, uint64_t ino, uint64_t parent) { return add_ref(fs, ino, parent, true); }
 
 void inode_unref(struct fs *fs, uint64_t ino, uint64_t n)
 {

@@ -53,7 +53,7 @@ struct inode {
 	pthread_rwlock_t lock;
 	bool orphan;
 	bool namable; // made without a name, and may still get one: see I1
-	bool no_caps; // known to have no security.capability; guarded by the store's lock
+	bool no_caps; // known to have no security.capability; guarded by the store's lock once the inode is known
 };
 
 struct inode_shard {
@@ -78,6 +78,7 @@ void inode_unpin(struct fs *fs, struct inode *in);
 
 // References of the kernel. Adding one happens under the store's lock, with the name or the row in sight: see I1.
 int inode_ref(struct fs *fs, uint64_t ino, uint64_t parent) ATTR_MUST_USE;
+int inode_ref_new(struct fs *fs, uint64_t ino, uint64_t parent) ATTR_MUST_USE; // of a number that nobody has seen yet: it has no attributes
 void inode_unref(struct fs *fs, uint64_t ino, uint64_t n);
 bool inode_is_referenced(struct fs *fs, uint64_t ino);
 // The numbers of all inodes of a shard that the kernel refers to now; the caller frees *inos.
