@@ -131,7 +131,7 @@ static void back_off(struct duty *d, uint64_t now_ns)
 }
 
 // Reads again and again, for at most poll_ns.
-static ssize_t poll_read(struct duty *d, void *buf, size_t cap, uint64_t start_ns)
+static ssize_t poll_read(struct duty *d, void *buf, size_t cap, uint64_t start_ns, uint64_t poll_ns)
 {
 	uint64_t last_ns = start_ns, now_ns;
 	ssize_t n;
@@ -149,7 +149,7 @@ static ssize_t poll_read(struct duty *d, void *buf, size_t cap, uint64_t start_n
 				d->backoff_ns = BACKOFF_MIN_NS;
 			return n;
 		}
-		if (now_ns - start_ns > d->poll_ns || atomic_load_explicit(&d->stopping, memory_order_relaxed))
+		if (now_ns - start_ns > poll_ns || atomic_load_explicit(&d->stopping, memory_order_relaxed))
 			return n;
 		last_ns = now_ns;
 	}
@@ -173,14 +173,14 @@ static ssize_t sleep_read(struct duty *d, void *buf, size_t cap)
 
 ssize_t duty_read(struct duty *d, void *buf, size_t cap)
 {
-	uint64_t start_ns = duty_now_ns();
+	uint64_t start_ns = duty_now_ns(), poll_ns = atomic_load_explicit(&d->poll_ns, memory_order_relaxed);
 	ssize_t n = try_read(d, buf, cap);
 
-	if (n == -EAGAIN && d->gap_ns < d->poll_ns && start_ns >= d->no_poll_until_ns)
-		n = poll_read(d, buf, cap, start_ns);
+	if (n == -EAGAIN && d->gap_ns < poll_ns && start_ns >= d->no_poll_until_ns)
+		n = poll_read(d, buf, cap, start_ns, poll_ns);
 	if (n == -EAGAIN)
 		n = sleep_read(d, buf, cap);
-	d->gap_ns = (7 * d->gap_ns + min_u64(duty_now_ns() - start_ns, 10 * d->poll_ns)) / 8;
+	d->gap_ns = (7 * d->gap_ns + min_u64(duty_now_ns() - start_ns, 10 * poll_ns)) / 8;
 	return n;
 }
 
@@ -191,7 +191,7 @@ int duty_init(struct duty *d, int fd, unsigned poll_us, void (*more)(void *ctx),
 	int rc;
 
 	*d = (struct duty){ .fd = fd, .poll_ns = poll_us * UINT64_C(1000), .more = more, .ctx = ctx };
-	d->gap_ns = 10 * d->poll_ns;
+	d->gap_ns = 10 * (poll_us * UINT64_C(1000));
 	d->backoff_ns = BACKOFF_MIN_NS;
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_cond_init(&d->parked_cv, NULL);
@@ -204,6 +204,8 @@ int duty_init(struct duty *d, int fd, unsigned poll_us, void (*more)(void *ctx),
 	}
 	return -rc;
 }
+
+void duty_stop_polling(struct duty *d) { atomic_store_explicit(&d->poll_ns, 0, memory_order_relaxed); }
 
 void duty_stop(struct duty *d)
 {

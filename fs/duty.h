@@ -34,7 +34,7 @@
 
 struct duty {
 	int fd;           // /dev/fuse, non-blocking
-	uint64_t poll_ns; // 0 = never poll
+	_Atomic uint64_t poll_ns; // 0 = never poll
 	void (*more)(void *ctx); // nobody is parked: starts another thread if it may. Called with the lock held
 	void *ctx;
 
@@ -59,6 +59,7 @@ struct duty {
 };
 
 int duty_init(struct duty *d, int fd, unsigned poll_us, void (*more)(void *ctx), void *ctx) ATTR_MUST_USE;
+void duty_stop_polling(struct duty *d);
 void duty_stop(struct duty *d);    // duty_take() answers false from now on. The one on duty has to be woken by a signal
 void duty_destroy(struct duty *d); // all threads have left
 

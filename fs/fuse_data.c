@@ -45,9 +45,9 @@ static bool short_is_good(const struct fuse_file_info *fi, int rc, size_t done)
 
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	char *buf = malloc(max_u64(size, 1));
+	char *buf = transport_read_room(session_of(req)->transport, size);
 	size_t done = 0;
-	int rc = -ENOMEM;
+	int rc = -EINVAL; // more than was agreed on
 
 	if (buf != NULL)
 		rc = fs_read(fs_of(req), ino, buf, size, (uint64_t)off, &done);
@@ -55,7 +55,6 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		reply_status(req, rc);
 	else
 		fuse_reply_buf(req, buf, done);
-	free(buf);
 }
 
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
