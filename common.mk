@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Included by every folder's Makefile.am: one set of flags for the whole tree.
 AM_CPPFLAGS = -include $(top_builddir)/config.h -I$(top_srcdir) \
-	$(FUSE_CFLAGS) $(SQLITE_CFLAGS) $(BLKID_CFLAGS) $(UUID_CFLAGS) $(XXHASH_CFLAGS) $(ISAL_CFLAGS)
+	$(FUSE_CFLAGS) $(SQLITE_CFLAGS) $(BLKID_CFLAGS) $(UUID_CFLAGS) $(XXHASH_CFLAGS) $(ISAL_CFLAGS) $(URING_CFLAGS)
 AM_CFLAGS = -std=gnu11 -pthread $(WARN_CFLAGS) $(SAN_FLAGS)
 AM_LDFLAGS = -pthread $(SAN_FLAGS)
 

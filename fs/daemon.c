@@ -49,6 +49,7 @@ struct daemon {
 	struct volume *vol;
 	struct session session;
 	bool mounted;
+	bool over_uring; // see transport.h
 	dev_t mount_dev; // st_dev of the files in it
 	enum mount_exit exit_code;
 	struct errmsg why; // an error, or a warning
@@ -161,7 +162,11 @@ static void log_from_libfuse(enum fuse_log_level level, const char *fmt, va_list
 
 static enum mount_exit mount_volume(struct daemon *d)
 {
-	struct transport_opts transport_opts = { .max_threads = MAX_THREADS, .poll_us = d->opts->poll_us };
+	struct transport_opts transport_opts = {
+		.kind = d->opts->transport,
+		.max_threads = MAX_THREADS,
+		.poll_us = d->opts->poll_us,
+	};
 	struct stat st;
 	int rc;
 
@@ -185,6 +190,11 @@ static enum mount_exit mount_volume(struct daemon *d)
 	if (rc != 0) {
 		errmsg_set(&d->why, "%s is mounted but cannot be served: %s", d->mountpoint, strerror(-rc));
 		return fail(d, MOUNT_INTERNAL, rc);
+	}
+	d->over_uring = transport_over_uring(d->session.transport);
+	if (!d->over_uring && d->opts->transport == TRANSPORT_URING) {
+		errmsg_set(&d->why, "no FUSE over io_uring: %s", transport_why_not_uring(d->session.transport));
+		return fail(d, MOUNT_FAILED, -EOPNOTSUPP);
 	}
 	d->mount_dev = st.st_dev;
 	raise_read_ahead(st.st_dev);
@@ -271,8 +281,8 @@ static void log_mount(const struct daemon *d)
 {
 	bool chosen = d->opts->engine != NULL && d->vol->alloc != NULL;
 
-	msg_info("mounted %s on %s%s%s%s%s", d->device, d->mountpoint, d->vol->read_only ? ", read-only" : "",
-	         chosen ? ", allocator " : "", chosen ? d->opts->engine->name : "",
+	msg_info("mounted %s on %s%s%s%s%s%s", d->device, d->mountpoint, d->vol->read_only ? ", read-only" : "",
+	         d->over_uring ? ", over io_uring" : "", chosen ? ", allocator " : "", chosen ? d->opts->engine->name : "",
 	         d->vol->recovered ? ", recovered: it had not been unmounted" : "");
 }
 

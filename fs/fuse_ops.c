@@ -13,7 +13,7 @@
 //                           to make an inode of every entry, while `ls -l` gets everything in the same requests.
 //   CACHE_SYMLINKS          as for data.
 //   EXPORT_SUPPORT          "." and ".." can be looked up, so that NFS can export the mount.
-//   HANDLE_KILLPRIV_V2      added by transport.c; with it writes need no request for security.capability first.
+//   HANDLE_KILLPRIV_V2      added by transport_init.c; with it writes need no request for security.capability first.
 //   WRITEBACK_CACHE         only with -o writeback: it makes small writes cheaper but moves their errors to fsync(2). The times of changes of
 //                           regular files then are the kernel's, which tells them by SETATTR.
 //   POSIX_ACL, DONT_MASK    the kernel checks ACLs. Since a default ACL takes the place of the umask, it is fs_acl.c that applies that.

@@ -27,7 +27,7 @@ enum opt_kind {
 	OPT_WRITEBACK,
 	OPT_COMMIT,
 	OPT_DISCARD, OPT_NODISCARD, OPT_NODATACOW,
-	OPT_POLL,
+	OPT_POLL, OPT_TRANSPORT,
 	OPT_ALLOC,
 	OPT_REMOUNT,
 	OPT_NORECOVERY,
@@ -56,6 +56,7 @@ static const struct opt opt_table[] = {
 	{ "nodiscard", OPT_NODISCARD },
 	{ "nodatacow", OPT_NODATACOW },
 	{ "poll=", OPT_POLL },
+	{ "transport=", OPT_TRANSPORT },
 	{ "alloc=", OPT_ALLOC },
 	{ "remount", OPT_REMOUNT },
 	{ "suid", OPT_KERNEL },
@@ -144,6 +145,24 @@ static int parse_poll(struct options *o, const char *text, struct errmsg *why)
 	return 0;
 }
 
+static int parse_transport(struct options *o, const char *text, struct errmsg *why)
+{
+	static const char *const names[] = {
+		[TRANSPORT_AUTO] = "auto",
+		[TRANSPORT_URING] = "uring",
+		[TRANSPORT_DEV] = "dev",
+	};
+
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		if (strcmp(text, names[i]) == 0) {
+			o->transport = (enum transport_kind)i;
+			return 0;
+		}
+	}
+	errmsg_set(why, "transport=%s: give auto, uring or dev", text);
+	return -EINVAL;
+}
+
 static int parse_alloc(struct options *o, const char *text, struct errmsg *why)
 {
 	char names[128] = "";
@@ -211,6 +230,8 @@ static int apply_opt(struct options *o, const struct opt *opt, const char *word,
 		return parse_commit(o, strchr(word, '=') + 1, why);
 	case OPT_POLL:
 		return parse_poll(o, strchr(word, '=') + 1, why);
+	case OPT_TRANSPORT:
+		return parse_transport(o, strchr(word, '=') + 1, why);
 	case OPT_ALLOC:
 		return parse_alloc(o, strchr(word, '=') + 1, why);
 	case OPT_REMOUNT:
@@ -380,9 +401,11 @@ void options_help(FILE *to)
 	      "  norecovery           accepted with ro, which never writes to the device\n"
 	      "  commit=SECONDS       longest time until a change is on the device without\n"
 	      "                       fsync (default 5)\n"
-	      "  poll=MICROSECONDS    how long the daemon looks for the next request before\n"
-	      "                       it sleeps, while they keep coming; auto (default, 200)\n"
-	      "                       or off\n"
+	      "  transport=NAME       the way of requests from the kernel: uring (FUSE over\n"
+	      "                       io_uring), dev (/dev/fuse), or auto (default): uring\n"
+	      "                       where the kernel offers it\n"
+	      "  poll=MICROSECONDS    how long the daemon stays awake for the next request,\n"
+	      "                       while they keep coming; auto (default, 200) or off\n"
 	      "  alloc=NAME           how free space is chosen: hybrid (default), or for\n"
 	      "                       comparison df, cf, ndf, avl, stupid or bitmap\n"
 	      "  discard nodiscard    tell the device in the background which blocks were\n"

@@ -15,6 +15,7 @@
 
 #include "alloc/engine.h"
 #include "fs/fs.h"
+#include "fs/transport.h"
 #include "util/attr.h"
 #include "util/errmsg.h"
 
@@ -51,7 +52,8 @@ struct options {
 	bool discard;           // freed space is trimmed
 	bool nodatacow;
 	unsigned commit_s;      // seconds between commits; 0 = the volume's default
-	unsigned poll_us;       // see duty.h; 0 = never
+	enum transport_kind transport;
+	unsigned poll_us;       // see duty.h and keeper.h; 0 = never
 	const struct engine_ops *engine; // of the allocator; NULL = the default one
 	enum fs_atime atime;
 	char kernel[OPTIONS_KERNEL_LEN]; // for the mount itself: "nosuid,nodev,…", or empty

@@ -125,6 +125,14 @@ void transport_join(pthread_t thread)
 }
 
 // One may be missing: transport_create() has not come so far, or the kernel has no rings.
+static void join_way(struct way *way)
+{
+	void *self = atomic_load(&way->self);
+
+	if (self != NULL)
+		way->ops->join(self);
+}
+
 static void destroy_way(struct way *way)
 {
 	void *self = atomic_load(&way->self);
@@ -147,7 +155,9 @@ static int free_transport(struct transport *t)
 	int err;
 
 	transport_stop(t);
-	destroy_way(&t->dev); // first: it may be at INIT, getting the rings ready
+	join_way(&t->dev); // first: it may be at INIT, getting the rings ready
+	join_way(&t->rings);
+	destroy_way(&t->dev);
 	destroy_way(&t->rings);
 	err = t->err;
 	if (t->ended_fd >= 0)
@@ -212,7 +222,7 @@ bool transport_over_uring(struct transport *t)
 {
 	void *rings = atomic_load(&t->rings.self);
 
-	return rings != NULL && t->rings.ops->serving(rings, &t->why_not);
+	return atomic_load(&t->init_answered) && rings != NULL && t->rings.ops->serving(rings, &t->why_not);
 }
 
 const char *transport_why_not_uring(struct transport *t) { return t->why_not.text; }

@@ -154,14 +154,20 @@ static void dev_stop(void *self)
 	duty_stop(&dev->duty);
 }
 
+static void dev_join(void *self)
+{
+	struct dev *dev = self;
+
+	for (unsigned i = 0; i < dev->n_workers; i++)
+		transport_join(dev->workers[i]->thread);
+}
+
 static void dev_destroy(void *self)
 {
 	struct dev *dev = self;
 
-	for (unsigned i = 0; i < dev->n_workers; i++) {
-		transport_join(dev->workers[i]->thread);
+	for (unsigned i = 0; i < dev->n_workers; i++)
 		free_worker(dev->workers[i]);
-	}
 	duty_destroy(&dev->duty);
 	pthread_mutex_destroy(&dev->lock);
 	free(dev->workers);
@@ -174,5 +180,6 @@ const struct transport_ops transport_dev_ops = {
 	.serving = dev_serving,
 	.stand_by = dev_stand_by,
 	.stop = dev_stop,
+	.join = dev_join,
 	.destroy = dev_destroy,
 };

@@ -88,13 +88,19 @@ ssize_t transport_init_reply(struct transport *t, struct iovec *iov, int n_iov)
 
 	if (n_iov != 2 || iov[1].iov_len != sizeof(init)) { // not the answer that we know; as it is, it asks for no rings
 		errmsg_set(&t->why_not, "the answer to INIT has an unknown form");
+		atomic_store(&t->init_answered, true);
+		if (rings != NULL)
+			t->rings.ops->stop(rings);
 		return writev(t->fd, iov, n_iov);
 	}
 	memcpy(&init, iov[1].iov_base, sizeof(init));
 	add_flags(t, &init);
 	atomic_store(&t->killpriv, (init.flags & FUSE_HANDLE_KILLPRIV_V2) != 0); // before the first WRITE can come
+	atomic_store(&t->init_answered, true);
 	n = writev(t->fd, fixed, 2);
-	if (n >= 0 && rings != NULL && t->rings.ops->start(rings) != 0)
-		msg_debug("a session that ends before its rings are registered");
+	if (rings == NULL)
+		return n;
+	if (n < 0 || t->rings.ops->start(rings) != 0) // the session has ended
+		t->rings.ops->stop(rings);
 	return n;
 }

@@ -3,9 +3,9 @@
 //
 // Life, the same for both:
 //
-//   create ---> start ---> stop ---> destroy
+//   create ---> start ---> stop ---> join ---> destroy
 //
-// transport.c does this for /dev/fuse with the mount, and for the rings in the middle of the INIT exchange (transport_init.c):
+// A way's threads may call the other way until both have been joined. transport.c does this for /dev/fuse with the mount, and for the rings in the middle of the INIT exchange (transport_init.c):
 //
 //   INIT arrives on /dev/fuse, the kernel offers rings ---> create: threads, rings, buffers; the kernel knows nothing yet
 //   libfuse has made the answer, the flag is added      ---> the answer is written
@@ -33,13 +33,14 @@ struct transport_ops {
 	int (*create)(struct transport *t, void **self, struct errmsg *why);
 	// Requests may come. From here on threads find out by themselves that the session has ended.
 	int (*start)(void *self);
-	// Whether requests come on this way. Waits until that is certain.
+	// Whether requests come on this way, and why not. Waits until that is certain: started and decided, or stopped.
 	bool (*serving)(void *self, struct errmsg *why);
 	// Another way carries the requests now, and few come on this one: no more polling. NULL: it has none.
 	void (*stand_by)(void *self);
 	// t->stopping is set and no thread may be added.
 	void (*stop)(void *self);
-	// After stop: joins the threads, frees everything.
+	// After stop: waits until all threads have ended.
+	void (*join)(void *self);
 	void (*destroy)(void *self);
 };
 
@@ -72,6 +73,7 @@ struct transport {
 	uint64_t init_offered; // flags of the kernel, both words
 	struct errmsg why_not; // there are no rings
 	atomic_bool killpriv;
+	atomic_bool init_answered; // set just before; hands the above over
 
 	atomic_bool stopping;
 	pthread_mutex_t lock;

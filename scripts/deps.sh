@@ -11,7 +11,7 @@
 set -eu
 
 packages='autoconf automake gcc libc6-dev make pkg-config fuse3 libfuse3-dev libsqlite3-dev libblkid-dev uuid-dev
-	libxxhash-dev libisal-dev'
+	libxxhash-dev libisal-dev liburing-dev'
 list=false
 
 for arg; do

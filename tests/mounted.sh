@@ -3,7 +3,8 @@
 # For test scripts to source: finds the programs, makes a scratch folder, mounts, unmounts, and cleans up at the end.
 #
 # top_builddir and top_srcdir come from `make check`; by hand, set BUILD to the build folder (default: the source folder's build).
-# Sets: MKFS, DAEMON, FSCK (programs), scratch (a new folder), mnt (a mount point in it), image (a path in it).
+# Sets: MKFS, DAEMON, FSCK (programs), scratch (a new folder), mnt (a mount point in it), image (a path in it), via (the mount option
+# that every mount which shall work is made with: the way of requests that HYBRIDFS_TRANSPORT names, uring or dev; default auto).
 # A script may define more to do at its end in a function on_exit.
 
 # Folders may be relative to where the test starts.
@@ -12,14 +13,20 @@ srcdir_top=$(absolute "${top_srcdir:-$(dirname "$0")/../..}")
 builddir_top=$(absolute "${top_builddir:-${BUILD:-$srcdir_top/build}}")
 MKFS=$builddir_top/mkfs/mkfs.hybridfs
 DAEMON=$builddir_top/fs/hybridfs
+via=transport=${HYBRIDFS_TRANSPORT:-auto}
 FSCK=$builddir_top/fsck/fsck.hybridfs
 
 skip() { echo "skipped: $*"; exit 77; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
+# Whether the kernel offers FUSE over io_uring, and we can use it.
+has_uring() { grep -qs Y /sys/module/fuse/parameters/enable_uring && grep -qs '^#define HAVE_LIBURING' "$builddir_top/config.h"; }
+no_uring='no FUSE over io_uring: it needs Linux 6.14, Y in /sys/module/fuse/parameters/enable_uring, and a build with liburing'
+
 require_fuse() {
 	[ -e /dev/fuse ] || skip "there is no /dev/fuse"
 	[ -w /dev/fuse ] || skip "/dev/fuse is not for this user"
+	[ "$via" != transport=uring ] || has_uring || skip "$no_uring"
 	[ "$(id -u)" = 0 ] || command -v fusermount3 >/dev/null || skip "no fusermount3, which an ordinary user needs"
 	for program in "$MKFS" "$DAEMON" "$FSCK"; do
 		[ -x "$program" ] || fail "$program was not built"

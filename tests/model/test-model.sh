@@ -22,12 +22,12 @@ on_exit() { rm -rf "$reference"; }
 
 "$MKFS" -q -s 2G "$image"
 for seed in $seeds; do
-	"$DAEMON" "$image" "$mnt"
+	"$DAEMON" -o "$via" "$image" "$mnt"
 	mkdir "$mnt/$seed" "$reference/$seed"
 	"$model" --seed "$seed" --ops "$ops" --dir "$mnt/$seed" --ref "$reference/$seed" || fail "seed $seed"
 	umount_cleanly "$mnt"
 	check_image "after seed $seed"
-	"$DAEMON" "$image" "$mnt"
+	"$DAEMON" -o "$via" "$image" "$mnt"
 	for done in $seeds; do
 		[ ! -d "$reference/$done" ] ||
 			"$model" --compare-only --dir "$mnt/$done" --ref "$reference/$done" || fail "seed $done after the remount"

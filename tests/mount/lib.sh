@@ -27,7 +27,7 @@ format() {
 }
 
 # mount_image [options of hybridfs]
-mount_image() { "$DAEMON" "$@" "$image" "$mnt" || fail "hybridfs $* exits with $?"; }
+mount_image() { "$DAEMON" -o "$via" "$@" "$image" "$mnt" || fail "hybridfs $* exits with $?"; }
 
 # Returns when the daemon has let go of the image. A mount may be busy for a moment because somebody walks over all mounts, or over all
 # processes and holds what one that just ended had mapped.

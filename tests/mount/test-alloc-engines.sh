@@ -69,7 +69,7 @@ cmp "$scratch/large" "$mnt/large" || fail "a large file"
 finish "a large file"
 
 # The daemon says which one it uses.
-"$DAEMON" -d -o alloc=ndf "$image" "$mnt" 2>"$scratch/debug" &
+"$DAEMON" -d -o "$via,alloc=ndf" "$image" "$mnt" 2>"$scratch/debug" &
 pid=$!
 wait_until 10 is_mounted "$mnt" || fail "-d does not mount"
 unmount_image

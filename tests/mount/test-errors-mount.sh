@@ -28,7 +28,7 @@ wait_until 5 eval '[ -z "$(daemon_pid)" ]' || fail "the lock outlives its daemon
 fails_with 32 "umount $mnt" "$DAEMON" "$image" "$mnt"
 umount_lazily "$mnt"
 
-"$DAEMON" "$image" "$scratch/other" || fail "a mount point that is not empty"
+"$DAEMON" -o "$via" "$image" "$scratch/other" || fail "a mount point that is not empty"
 "$UMOUNT" "$scratch/other"
 [ -d "$scratch/other/full" ] || fail "what the mount covered"
 check_image

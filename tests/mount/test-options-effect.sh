@@ -57,7 +57,7 @@ if survives_crash 6.5 late commit=3600; then fail "commit=3600 has committed aft
 # writeback: the kernel hands over small writes as one.
 # requests OPTIONS: how many WRITE requests 200 writes of a byte become.
 requests() {
-	"$DAEMON" -d -o "$1" "$image" "$mnt" 2>"$scratch/debug" &
+	"$DAEMON" -d -o "$via,$1" "$image" "$mnt" 2>"$scratch/debug" &
 	pid=$!
 	wait_until 10 is_mounted "$mnt" || fail "-d does not mount"
 	dd if=/dev/zero of="$mnt/bytes" bs=1 count=200 2>/dev/null

@@ -15,6 +15,7 @@ fails_with 1 "unknown mount option 'noexce'" "$DAEMON" -o ro,noexce "$image" "$m
 fails_with 1 "unknown mount option 'uid=5'" "$DAEMON" -o uid=5 "$image" "$mnt"
 fails_with 1 "commit=0" "$DAEMON" -o commit=0 "$image" "$mnt"
 fails_with 1 "poll=soon" "$DAEMON" -o poll=soon "$image" "$mnt"
+fails_with 1 "transport=x: give auto, uring or dev" "$DAEMON" -o transport=x "$image" "$mnt"
 fails_with 1 "alloc=best: give one of hybrid, " "$DAEMON" -o alloc=best "$image" "$mnt"
 fails_with 1 "commit=5x" "$DAEMON" -o commit=5x "$image" "$mnt"
 fails_with 1 "unknown option" "$DAEMON" --no-such "$image" "$mnt"

@@ -29,7 +29,7 @@ mount_image -o ro
 reads_only "-o ro"
 # Reading does not exclude reading.
 mkdir "$scratch/second"
-"$DAEMON" -o ro "$image" "$scratch/second" || fail "a second mount, both for reading"
+"$DAEMON" -o "$via,ro" "$image" "$scratch/second" || fail "a second mount, both for reading"
 "$UMOUNT" "$scratch/second"
 unmount_image
 same "$(cksum <"$image")" "$before" "-o ro changed the image"
@@ -50,7 +50,7 @@ unmount_image
 check_image
 
 if [ "$(id -u)" = 0 ] && loop=$(losetup -r -f --show "$image" 2>/dev/null); then
-	"$DAEMON" "$loop" "$mnt" 2>"$scratch/err" || fail "a write-protected device: $(cat "$scratch/err")"
+	"$DAEMON" -o "$via" "$loop" "$mnt" 2>"$scratch/err" || fail "a write-protected device: $(cat "$scratch/err")"
 	grep -q "mounted read-only" "$scratch/err" || fail "no warning: $(cat "$scratch/err")"
 	reads_only "a write-protected device"
 	unmount_image

@@ -14,7 +14,7 @@ on_exit() { [ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true; }
 foreground() {
 	rm -f "$scratch/log"
 	# sh starts background jobs with SIGINT ignored; the daemon must read it anyway.
-	"$DAEMON" -f "$image" "$mnt" 2>"$scratch/log" &
+	"$DAEMON" -o "$via" -f "$image" "$mnt" 2>"$scratch/log" &
 	pid=$!
 	wait_until 10 grep -qs "mounted $image on $mnt" "$scratch/log" || fail "no line for the mount: $(cat "$scratch/log")"
 }

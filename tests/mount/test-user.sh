@@ -13,7 +13,7 @@ make_user
 cp -r --no-preserve=mode "$srcdir_top/util" "$scratch/tree" # which may be closed to others
 
 user "$MKFS" -q -s 128M "$image" || fail "mkfs as a user"
-user "$DAEMON" "$image" "$mnt" || fail "mounting as a user"
+user "$DAEMON" -o "$via" "$image" "$mnt" || fail "mounting as a user"
 grep -F " $mnt " /proc/self/mountinfo | grep -q "nosuid,nodev.*fuse.hybridfs $image" || fail "how it is mounted: $(grep -F " $mnt " /proc/self/mountinfo)"
 user cp -r "$scratch/tree" "$mnt/" || fail "writing as a user"
 user diff -r "$scratch/tree" "$mnt/tree" || fail "comparing as a user"
@@ -24,7 +24,7 @@ user "$UMOUNT" "$mnt" || fail "unmounting as a user"
 user "$FSCK" -n "$image" || fail "fsck right after the unmount exits with $?"
 
 # SIGTERM unmounts through fusermount3 too.
-user "$DAEMON" "$image" "$mnt"
+user "$DAEMON" -o "$via" "$image" "$mnt"
 pid=$(daemon_pid)
 kill "$pid"
 wait_until 10 is_gone "$pid" || fail "the user's daemon did not end"

@@ -30,7 +30,7 @@ on_exit() {
 
 # The daemon stays in the foreground of a background job, so its process id is known for sure.
 start_daemon() {
-	"$DAEMON" -f "$image" "$mnt" >>"$scratch/daemon.log" 2>&1 &
+	"$DAEMON" -o "$via" -f "$image" "$mnt" >>"$scratch/daemon.log" 2>&1 &
 	daemon_pid=$!
 	tries=200
 	until is_mounted "$mnt"; do
