@@ -6,7 +6,7 @@
 #     bench/compare.sh [options]
 #       --build DIR     where HybridFS was built (the build folder of the source tree)
 #       --only A,B,...  of hybridfs ext4 xfs btrfs fuse2fs ntfs-3g (all of these), and hybridfs-nodatacow (mounted with -o nodatacow: what
-#                       checksums and atomic overwrites cost)
+#                       checksums and atomic overwrites cost), hybridfs-uring and hybridfs-dev (with -o transport=uring, dev)
 #       --stream        only bench/stream
 #       --rounds N      (3); the filesystems take turns in each round
 #       --files N       for bench/meta (20000)
@@ -146,6 +146,7 @@ mount_image() {
 	case $1 in
 	hybridfs) $pin "$build/fs/hybridfs" "$2" "$mnt" ;;
 	hybridfs-nodatacow) $pin "$build/fs/hybridfs" -o nodatacow "$2" "$mnt" ;;
+	hybridfs-uring | hybridfs-dev) $pin "$build/fs/hybridfs" -o "transport=${1#*-}" "$2" "$mnt" ;;
 	ext4 | xfs | btrfs) mount -o loop -t "$1" "$2" "$mnt" ;;
 	fuse2fs) $pin fuse2fs "$2" "$mnt" ;;
 	ntfs-3g) $pin ntfs-3g "$2" "$mnt" ;;
