@@ -123,7 +123,7 @@ finish
 
 # What a request costs. Writing asks for capabilities once for a file, not for each write.
 format 64M
-"$DAEMON" -d "$image" "$mnt" >"$scratch/log" 2>&1 &
+"$DAEMON" -d -o "$via" "$image" "$mnt" >"$scratch/log" 2>&1 &
 daemon=$!
 wait_until 10 is_mounted "$mnt" || fail "no mount"
 echo start >"$mnt/f"
