@@ -26,6 +26,7 @@ static void explain_point(const char *path, int err, struct errmsg *why)
 		errmsg_set(why, "mount point %s does not exist: create it with mkdir", path);
 		break;
 	case ENOTCONN:
+	case ECONNABORTED: // it is just ending, and our question came too late
 		errmsg_set(why, "mount point %s is still mounted, but its daemon has ended: run 'umount %s' first", path, path);
 		break;
 	default:
