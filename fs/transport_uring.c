@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "fs/keeper.h"
 #include "fs/transport_internal.h"
@@ -19,6 +21,7 @@
 #define FIRST_LANES 2u // of a CPU: one that works, one that is free meanwhile
 #define HEAD_BYTES 4096u // in front of the payload: the header and, at its end, room for the head of a request
 #define ENTRY_BYTES (HEAD_BYTES + TRANSPORT_MAX_WRITE)
+#define TURN_NS 100000u // of CPU time in one piece
 #define NOT_PINNED (-1)
 
 struct queue {
@@ -252,6 +255,28 @@ static void pin(struct lane *l)
 		msg_debug("a thread cannot be pinned to CPU %d: %s", l->cpu, strerror(errno));
 }
 
+// As in linux/sched/types.h, which cannot be included beside sched.h.
+struct turn_attr {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime_ns, deadline_ns, period_ns;
+};
+
+// A thread that asks for short turns gets no more time, but gets it sooner when others run (Linux 6.12; ignored before). With fifteen
+// other programs on two CPUs, overwrite + fsync 834/s instead of 482 (medians of 40).
+static void ask_for_short_turns(void)
+{
+	struct turn_attr attr;
+
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0 || attr.policy != SCHED_OTHER)
+		return;
+	attr.runtime_ns = TURN_NS;
+	if (syscall(SYS_sched_setattr, 0, &attr, 0) < 0)
+		msg_debug("the length of a turn: %s", strerror(errno));
+}
+
 static int map_entry(struct entry *e)
 {
 	char *memory = mmap(NULL, ENTRY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -291,6 +316,7 @@ static int set_up(struct lane *l)
 	int rc = 0;
 
 	pin(l);
+	ask_for_short_turns();
 	transport_take_seat(l->u->t, &l->seat);
 	for (unsigned i = 0; i < l->n_entries && rc == 0; i++)
 		rc = map_entry(&l->entries[i]);
