@@ -11,7 +11,7 @@ make_scratch
 format 256M
 pid=
 on_exit() {
-	[ "$status" = 0 ] || sed "s/^/the daemon: /" "$scratch/log" || true
+	[ "$status" = 0 ] || [ "$status" = 77 ] || sed "s/^/the daemon: /" "$scratch/log" || true
 	[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true
 }
 
