@@ -16,6 +16,7 @@ struct rename {
 	size_t len, new_len;
 	unsigned flags;
 	struct inode_row *whiteout; // comes to the old name; NULL: nothing does
+	struct fs_acls whiteout_acls;
 	struct inode_row dir_row, new_dir_row; // of the directories; the second is unused when both are one
 	struct inode_row *dir, *new_dir;       // these, or both the first
 	struct dirent_row ent, new_ent;
@@ -165,15 +166,23 @@ static int replace_or_insert(struct rename *rn)
 	return fs_drop_link(rn->fs, &rn->new_row, rn->now, &rn->orphan);
 }
 
+// Whatever may be refused, before the first change. A whiteout inherits from its directory as everything else that is new there.
+static int prepare_whiteout(struct rename *rn)
+{
+	fs_inherit(rn->fs, rn->whiteout, rn->dir);
+	return fs_acl_inherit(rn->fs, rn->dir, rn->whiteout, 0, &rn->whiteout_acls);
+}
+
 // The kernel is not told of the whiteout and holds no reference: it looks the old name up anew.
 static int leave_whiteout(struct rename *rn)
 {
 	struct inode_row *row = rn->whiteout;
 	int r;
 
-	fs_inherit(rn->fs, row, rn->dir);
 	row->atime_ns = row->mtime_ns = row->ctime_ns = row->btime_ns = rn->now;
 	r = inode_insert(rn->fs->st, row);
+	if (r == 0)
+		r = fs_acl_store_inherited(rn->fs, row, &rn->whiteout_acls);
 	return r == 0 ? dirent_repoint(rn->fs->st, rn->dir->ino, rn->ent.cookie, row->ino, DT_CHR) : r;
 }
 
@@ -262,6 +271,8 @@ static int rename_names(struct rename *rn, uint64_t parent, uint64_t new_parent)
 		goto out; // two names of one inode: POSIX wants nothing to happen
 	if (r == 0)
 		r = validate(rn);
+	if (r == 0 && rn->whiteout != NULL)
+		r = prepare_whiteout(rn);
 	if (r == 0)
 		r = change_locked(rn);
 	if (r == 0)

@@ -203,6 +203,8 @@ void model_compare_acls(struct model *m, const char *path)
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		BOTH(&out, (proc_path(m, s, path, full), lgetxattr(full, names[i], value[s], sizeof(value[s]))));
+		if (out.ret[TESTED] != out.ret[REFERENCE])
+			printf("%s of '%s':\n", names[i], path);
 		if (model_agree(m, &out) && memcmp(value[TESTED], value[REFERENCE], (size_t)out.ret[TESTED]) != 0)
 			model_fail(m, "%s of '%s' is different", names[i], path);
 	}
