@@ -17,6 +17,7 @@
 #include "fsck/fsck.h"
 #include "fsck/sql.h"
 #include "fsck/tables.h"
+#include "meta/deferred_rows.h"
 #include "util/attr.h"
 
 struct typed_table {
@@ -159,9 +160,21 @@ static int check_txn_number(struct fsck *f)
 	int64_t txn;
 	int err = sql_number(f, "SELECT value FROM config WHERE key = 'txn'", -1, &txn);
 
-	if (err != 0 || txn >= 0 || !PROBLEM(f, FP_TXN_NUMBER, .is = txn))
+	if (err != 0 || (txn >= 0 && txn <= DEFERRED_MAX_TXN) || !PROBLEM(f, FP_TXN_NUMBER, .is = txn))
 		return err;
 	return SQL(f, "INSERT OR REPLACE INTO config(key, value) VALUES('txn', ?1)", (int64_t)f->txn); // written with the commit, too
+}
+
+// A number that is still to come would make dead rows of the next deferred writes. Those that there are stay dead.
+static int check_deferred_from(struct fsck *f)
+{
+	int64_t from;
+	int err = sql_number(f, "SELECT value FROM config WHERE key = 'deferred_from'", 0, &from);
+
+	if (err != 0 || from <= (int64_t)f->last_txn ||
+	    !PROBLEM(f, FP_DEFERRED_FROM, .is = from, .should = (int64_t)f->last_txn))
+		return err;
+	return SQL(f, "UPDATE config SET value = ?1 WHERE key = 'deferred_from'", (int64_t)f->txn);
 }
 
 static bool may_have_wrong_types(const struct integrity *in, const char *name)
@@ -187,6 +200,8 @@ int phase_database(struct fsck *f)
 		err = f->online ? check_snapshot(in) : check_pages(in);
 	if (err == 0 && !f->db_damaged)
 		err = check_txn_number(f);
+	if (err == 0 && !f->db_damaged)
+		err = check_deferred_from(f);
 	for (size_t i = 0; err == 0 && !f->db_damaged && i < ARRAY_LEN(tables) && !fsck_stopping(f); i++)
 		if (may_have_wrong_types(in, tables[i].name))
 			err = check_types(f, &tables[i]);

@@ -31,6 +31,8 @@ static const struct problem problems[FP_N] = {
 	[FP_DB_INTEGRITY] = { "db-integrity", "the database is damaged: {text}",
 	                      "Write it anew from what can be read", 0 },
 	[FP_TXN_NUMBER] = { "txn-number", "the number of the last transaction is {is}", "Correct", PREEN },
+	[FP_DEFERRED_FROM] = { "deferred-from", "deferred writes count from transaction {is} on, but the last one is {should}", "Correct",
+	                       PREEN },
 	[FP_ROW_TYPE] = { "row-type", "table {name}: {is} rows hold values of a wrong type", "Convert or remove", 0 },
 
 	// inodes

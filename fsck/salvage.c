@@ -131,6 +131,12 @@ static int note_blocks(struct salvage *s, int64_t start, int64_t len)
 	return blockmap_mark(&s->used, (uint64_t)start, (uint64_t)len);
 }
 
+static void note_txn(struct salvage *s, int64_t txn)
+{
+	if (txn > s->txn && txn <= DEFERRED_MAX_TXN)
+		s->txn = txn;
+}
+
 static void note_config(struct salvage *s, const struct value *row)
 {
 	int64_t v = row[1].number;
@@ -142,9 +148,10 @@ static void note_config(struct salvage *s, const struct value *row)
 		s->next_ino = v > s->next_ino ? v : s->next_ino;
 	} else if (same(&row[0], "txn")) {
 		s->has_txn = true;
-		s->txn = v > s->txn ? v : s->txn;
-	} else if (same(&row[0], "deferred_from")) {
+		note_txn(s, v);
+	} else if (same(&row[0], "deferred_from") && v <= DEFERRED_MAX_TXN) {
 		s->deferred_from = v > s->deferred_from ? v : s->deferred_from;
+		note_txn(s, v); // it was that one, or a later one
 	}
 }
 
@@ -166,8 +173,7 @@ static int note_row(void *ctx, const struct table *t, const struct value *row)
 	case T_EXTENT:
 		return note_blocks(s, row[2].number, row[3].number);
 	case T_DEFERRED:
-		if (row[2].number > s->txn && row[2].number <= DEFERRED_MAX_TXN)
-			s->txn = row[2].number;
+		note_txn(s, row[2].number);
 		return note_blocks(s, row[1].number, 1);
 	default:
 		return 0;

@@ -118,6 +118,14 @@ int deferred_rows_from(struct store *st, uint64_t *txn)
 	return err == -ENOENT ? 0 : err;
 }
 
+int deferred_rows_check_from(struct store *st, uint64_t last_txn)
+{
+	uint64_t from;
+	int err = deferred_rows_from(st, &from);
+
+	return err == 0 && from > last_txn ? -EUCLEAN : err;
+}
+
 int deferred_rows_set_from(struct store *st, uint64_t txn) { return store_config_set(st, FROM_KEY, (int64_t)txn); }
 
 int deferred_rows_last_txn(struct store *st, uint64_t *txn)
@@ -136,9 +144,10 @@ int deferred_rows_last_txn(struct store *st, uint64_t *txn)
 	stmt_done(stmt);
 	if (rc < 0)
 		return rc;
-	if (in_config < 0)
+	*txn = (uint64_t)in_rows;
+	if (in_config < 0 || in_config > DEFERRED_MAX_TXN)
 		return -EUCLEAN;
-	*txn = (uint64_t)(in_rows > in_config ? in_rows : in_config);
+	*txn = max_u64(*txn, (uint64_t)in_config);
 	return err;
 }
 

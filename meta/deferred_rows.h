@@ -36,11 +36,14 @@ int deferred_rows_exist(struct store *st) ATTR_MUST_USE; // 1, 0
 // row's checksum; or NULL. A row that cannot be one is -EUCLEAN with its slot in `row`, any other error leaves DEFERRED_NO_SLOT there.
 int deferred_row_next(struct store *st, uint64_t slot, uint64_t from, struct deferred_row *row, void *data) ATTR_MUST_USE;
 
-// The first transaction whose rows are live; 0 = all are.
+// The first transaction whose rows are live; 0 = all are. One that is still to come would make dead rows of those that are written next: -EUCLEAN
+// if it is behind `last_txn`.
+int deferred_rows_check_from(struct store *st, uint64_t last_txn) ATTR_MUST_USE;
 int deferred_rows_from(struct store *st, uint64_t *txn) ATTR_MUST_USE;
 int deferred_rows_set_from(struct store *st, uint64_t txn) ATTR_MUST_USE;
 
-// The last transaction that was committed: a transaction that has rows stands in these, any other one in config. -ENOENT: config has none.
+// The last transaction that was committed: a transaction that has rows stands in these, any other one in config. -ENOENT: config has none;
+// -EUCLEAN: it has one that cannot be. Then *txn is the last one that has rows.
 int deferred_rows_last_txn(struct store *st, uint64_t *txn) ATTR_MUST_USE;
 
 struct slots {

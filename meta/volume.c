@@ -125,6 +125,8 @@ static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id,
 	store_lock(vol->store);
 	err = deferred_rows_last_txn(vol->store, last_id);
 	if (err == 0)
+		err = deferred_rows_check_from(vol->store, *last_id);
+	if (err == 0)
 		err = store_config_get(vol->store, "next_ino", &next_ino);
 	if (err == 0 && next_ino <= (int64_t)ROOT_INO)
 		err = -EUCLEAN;
