@@ -442,6 +442,43 @@ START_TEST(every_crash_is_before_or_after)
 }
 END_TEST
 
+// The same where a batch has gathered: the last of its fsyncs makes the committer copy all, and the rows go only when that has been flushed.
+START_TEST(every_crash_at_the_end_of_a_batch)
+{
+	uint8_t *old = pattern(MIB, 28), *new = malloc(MIB);
+	const unsigned batch = 16; // of a small volume
+	size_t synced;
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = durable_file("f", old, MIB);
+	for (unsigned i = 0; i < batch - 1; i++) {
+		memset(old + 2 * i * BLK_SIZE, (int)i, BLK_SIZE);
+		ft_write(&t, ino, old + 2 * i * BLK_SIZE, BLK_SIZE, 2 * i * BLK_SIZE);
+		ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	}
+	ck_assert(deferred_wants_copy(t.vol->deferred));
+	memcpy(new, old, MIB);
+	memset(new + 100 * BLK_SIZE, 0x5c, BLK_SIZE);
+	testdev_record(t.dev, true);
+	ft_write(&t, ino, new + 100 * BLK_SIZE, BLK_SIZE, 100 * BLK_SIZE);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert(!deferred_wants_copy(t.vol->deferred));
+	synced = testdev_log_len(t.dev);
+	for (unsigned i = 0; i < 2; i++) {
+		ck_assert_int_ge(n_rows(), batch);
+		ft_create(&t, ROOT_INO, i == 0 ? "x" : "y");
+		ck_assert_int_eq(fs_sync(t.fs), 0);
+	}
+	ck_assert_int_eq(n_rows(), 0);
+	testdev_record(t.dev, false);
+	try_crashes(t.dev, old, new, MIB, synced);
+	free(old);
+	free(new);
+	ft_end(&t);
+}
+END_TEST
+
 // The same for a mount that finds rows, finishes them, and deletes them with its first transaction.
 START_TEST(every_crash_after_recovery)
 {
@@ -896,6 +933,7 @@ int main(void)
 	tcase_add_test(tc, fresh_only_in_its_transaction);
 	tcase_add_test(tc, freed_blocks_are_not_written);
 	tcase_add_test(tc, every_crash_is_before_or_after);
+	tcase_add_test(tc, every_crash_at_the_end_of_a_batch);
 	tcase_add_test(tc, every_crash_after_recovery);
 	tcase_add_test(tc, pending_rows_are_seen_and_finished);
 	suite_add_tcase(suite, tc);
