@@ -16,7 +16,7 @@
 struct store;
 
 // The condition of SQL for rows that are live.
-#define DEFERRED_LIVE_SQL "txn >= coalesce((SELECT value FROM config WHERE key = 'deferred_from'), 0)"
+#define DEFERRED_LIVE_SQL "txn >= coalesce((SELECT CAST(value AS INTEGER) FROM config WHERE key = 'deferred_from'), 0)"
 
 #define DEFERRED_NO_SLOT UINT64_MAX
 #define DEFERRED_MAX_TXN (INT64_MAX / 2)
