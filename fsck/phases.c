@@ -213,13 +213,14 @@ bool fsck_looks_clean(struct fsck *f)
 {
 	struct store *st = f->vol->store;
 	int64_t errors = 0, next = 0;
-	uint64_t free_blk, last_txn;
+	uint64_t free_blk, last_txn, last_ino;
 	bool clean;
 
 	store_lock(st);
 	if (store_config_get(st, "errors", &errors) != 0)
 		errors = 0;
 	clean = errors == 0 && store_config_get(st, "next_ino", &next) == 0 && next > (int64_t)ROOT_INO;
+	clean = clean && inode_last(st, &last_ino) == 0 && last_ino < (uint64_t)next;
 	clean = clean && deferred_rows_last_txn(st, &last_txn) == 0 && deferred_rows_check_from(st, last_txn) == 0;
 	clean = clean && root_looks_clean(f) && counters_look_clean(f, &free_blk);
 	if (clean) {

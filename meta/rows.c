@@ -86,6 +86,16 @@ int inode_get(struct store *st, uint64_t ino, struct inode_row *row)
 }
 
 // Parameters 1 to 13, which insert and update have in common.
+int inode_last(struct store *st, uint64_t *ino)
+{
+	sqlite3_stmt *stmt = store_stmt(st, STMT_INODE_LAST);
+	int rc = stmt_row(st, stmt, "read inode numbers");
+
+	*ino = rc == 1 ? (uint64_t)sqlite3_column_int64(stmt, 0) : 0;
+	stmt_done(stmt);
+	return rc < 0 ? rc : 0;
+}
+
 static void bind_inode(sqlite3_stmt *stmt, const struct inode_row *row)
 {
 	sqlite3_bind_int64(stmt, 1, (int64_t)row->ino);

@@ -44,6 +44,7 @@ struct inode_row {
 };
 
 int inode_get(struct store *st, uint64_t ino, struct inode_row *row) ATTR_MUST_USE;
+int inode_last(struct store *st, uint64_t *ino) ATTR_MUST_USE; // the highest number in the table
 int inode_insert(struct store *st, const struct inode_row *row) ATTR_MUST_USE;
 int inode_update(struct store *st, const struct inode_row *row) ATTR_MUST_USE; // all columns but ino and btime
 int inode_delete(struct store *st, uint64_t ino) ATTR_MUST_USE;                // the row only

@@ -18,6 +18,7 @@ const char *const store_sql[STMT_N] = {
 	[STMT_CONFIG_SET] = "INSERT OR REPLACE INTO config(key, value) VALUES(?1, ?2)",
 
 	[STMT_INODE_GET] = "SELECT " INODE_COLUMNS " FROM inode i WHERE i.ino = ?1",
+	[STMT_INODE_LAST] = "SELECT max(ino) FROM inode",
 	[STMT_INODE_INSERT] = "INSERT INTO inode(ino, parent, mode, nlink, uid, gid, rdev, flags, size, blocks, atime, mtime,"
 	                      " ctime, btime) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
 	[STMT_INODE_UPDATE] = "UPDATE inode SET parent = ?2, mode = ?3, nlink = ?4, uid = ?5, gid = ?6, rdev = ?7, flags = ?8,"

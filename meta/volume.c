@@ -120,6 +120,7 @@ static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id,
 {
 	int64_t next_ino = 0;
 	struct inode_row root;
+	uint64_t last_ino = 0;
 	int err;
 
 	store_lock(vol->store);
@@ -128,7 +129,9 @@ static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id,
 		err = deferred_rows_check_from(vol->store, *last_id);
 	if (err == 0)
 		err = store_config_get(vol->store, "next_ino", &next_ino);
-	if (err == 0 && next_ino <= (int64_t)ROOT_INO)
+	if (err == 0)
+		err = inode_last(vol->store, &last_ino);
+	if (err == 0 && (next_ino <= (int64_t)ROOT_INO || last_ino >= INT64_MAX))
 		err = -EUCLEAN;
 	if (err == 0)
 		err = inode_get(vol->store, ROOT_INO, &root);
@@ -139,7 +142,8 @@ static int read_state(struct volume *vol, uint64_t *free_blk, uint64_t *last_id,
 	store_unlock(vol->store);
 	if (err != 0)
 		errmsg_set(why, "the database inside the volume is damaged; run fsck.hybridfs");
-	atomic_store(&vol->next_ino, (uint64_t)next_ino);
+	// Never a number that is taken: a new inode that is gone before its transaction closes would take the other one's rows along.
+	atomic_store(&vol->next_ino, max_u64((uint64_t)next_ino, last_ino + 1));
 	return err == -ENOENT ? -EUCLEAN : err;
 }
 

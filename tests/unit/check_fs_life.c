@@ -467,6 +467,33 @@ START_TEST(shut_down)
 }
 END_TEST
 
+// A file that is made and deleted at once must not take the content of another one along, whatever the volume says of free numbers.
+START_TEST(a_number_that_is_taken_is_not_given_out)
+{
+	uint64_t ino, other;
+
+	ft_new(&t, 64 * MIB);
+	ino = ft_create(&t, ROOT_INO, "f");
+	ft_write(&t, ino, "hello", 5, 0);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	atomic_store(&t.vol->next_ino, ino);
+	ft_write(&t, ino, "there", 5, 0);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ft_crash(&t);
+	other = ft_create(&t, ROOT_INO, "g");
+	ck_assert_uint_gt(other, ino);
+	ft_write(&t, other, "other", 5, 0);
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "g"), 0);
+	fs_forget(t.fs, other, 1);
+	reaper_drain(t.fs);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ft_crash(&t);
+	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "f", &ino), 0);
+	ft_expect(&t, ino, "there", 5);
+	ft_end(&t);
+}
+END_TEST
+
 START_TEST(read_only_volume)
 {
 	struct fs_opts opts = { .atime = FS_STRICTATIME };
@@ -636,6 +663,7 @@ int main(void)
 	tcase_add_test(tc, fsync_after_forget);
 	tcase_add_test(tc, failed_device_makes_read_only);
 	tcase_add_loop_test(tc, shut_down, 0, 2);
+	tcase_add_test(tc, a_number_that_is_taken_is_not_given_out);
 	tcase_add_test(tc, read_only_volume);
 	tcase_add_test(tc, threads);
 	tcase_add_test(tc, tmpfile_is_named_by_many);
