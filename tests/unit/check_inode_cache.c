@@ -141,8 +141,13 @@ START_TEST(most_is_written_before_the_close)
 
 	vol = vt_open(vt_format(VOLUME_BYTES));
 	before = changes();
-	for (unsigned i = 0; i < 5000; i++)
-		insert(FIRST_INO + i);
+	begin(); // one handle: the transaction is not closed meanwhile
+	for (unsigned i = 0; i < 5000; i++) {
+		struct inode_row row = new_row(FIRST_INO + i);
+
+		ck_assert_int_eq(inode_insert(vol->store, &row), 0);
+	}
+	end();
 	ck_assert_uint_ge(changes(), before + 5000 - 1024);
 	ck_assert_uint_lt(changes(), before + 5000);
 	commit();
@@ -251,6 +256,23 @@ START_TEST(a_number_that_is_taken_fails_the_store)
 }
 END_TEST
 
+// What is remembered is not told any more, either.
+START_TEST(nothing_is_read_after_a_shut_down)
+{
+	struct inode_row row;
+
+	vol = vt_open(vt_format(VOLUME_BYTES));
+	insert(FIRST_INO);
+	expect_size(FIRST_INO, 0);
+	ck_assert_int_eq(volume_shut_down(vol, false), 0);
+	store_lock(vol->store);
+	ck_assert_int_eq(inode_get(vol->store, FIRST_INO, &row), -EIO);
+	ck_assert_int_eq(inode_get(vol->store, ROOT_INO, &row), -EIO);
+	store_unlock(vol->store);
+	ck_assert_int_eq(volume_close(vol), 0);
+}
+END_TEST
+
 // ---- a model ----
 
 static uint64_t sizes[N_MODEL]; // + 1; 0 = no such inode
@@ -328,6 +350,7 @@ int main(void)
 	tcase_add_test(tc, raw_changes_are_seen);
 	tcase_add_test(tc, a_failure_takes_everything_back);
 	tcase_add_test(tc, a_number_that_is_taken_fails_the_store);
+	tcase_add_test(tc, nothing_is_read_after_a_shut_down);
 	tcase_add_test(tc, random_changes_against_a_model);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
