@@ -96,13 +96,24 @@ static unsigned set_bits(int to_set)
 	return bits;
 }
 
-// If clearing setuid and setgid is ours, a chown says so by being one, also one that changes neither owner nor group (then nothing is
-// set at all); a truncation has a flag, which libfuse hands on without a name of its own.
-static bool must_kill_suidgid(fuse_req_t req, unsigned set, int to_set)
+// A chown that changes neither owner nor group sets nothing at all, and the kernel lets it pass, whoever calls: it leaves out what would have been
+// refused. The same request comes when a writer takes file capabilities away, whose next request says by itself what goes. So it counts only when
+// it comes from whom chmod(2) would obey.
+static bool is_empty_chown(fuse_req_t req, fuse_ino_t ino, unsigned set)
+{
+	struct stat st;
+
+	if ((set & ~(unsigned)FS_SET_CTIME) != 0 || fs_getattr(fs_of(req), ino, &st) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0)
+		return false;
+	return fuse_req_ctx(req)->uid == st.st_uid || caller_is_capable(req, CAP_FOWNER);
+}
+
+// If clearing setuid and setgid is ours, a chown says so by being one; a truncation has a flag, which libfuse hands on without a name of its own.
+static bool must_kill_suidgid(fuse_req_t req, fuse_ino_t ino, unsigned set, int to_set)
 {
 	if (!transport_handles_killpriv(session_of(req)->transport))
 		return false;
-	return (set & (FS_SET_UID | FS_SET_GID)) != 0 || (set & ~(unsigned)FS_SET_CTIME) == 0 || (to_set & FATTR_KILL_SUIDGID) != 0;
+	return (set & (FS_SET_UID | FS_SET_GID)) != 0 || (to_set & FATTR_KILL_SUIDGID) != 0 || is_empty_chown(req, ino, set);
 }
 
 void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
@@ -120,7 +131,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, s
 	struct stat st;
 
 	(void)fi;
-	change.kill_suidgid = must_kill_suidgid(req, change.set, to_set);
+	change.kill_suidgid = must_kill_suidgid(req, ino, change.set, to_set);
 	if (change.kill_suidgid)
 		change.kill_sgid = fs_getattr(fs_of(req), ino, &st) == 0 && must_kill_sgid(req, &st);
 	reply_attr(req, fs_setattr(fs_of(req), ino, &change, &st), &st);

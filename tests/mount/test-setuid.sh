@@ -67,6 +67,12 @@ same "$(mode)" 777 "another writes directly"
 prepare 6777
 chown 65534:65534 "$mnt/f"
 same "$(mode)" 777 "chown"
+# One that changes nothing counts, too, but not everybody's.
+prepare 6777
+nobody chown "" "$mnt/f" || true # ext4 refuses it
+same "$(mode)" 6777 "another's chown to what it is"
+chown "" "$mnt/f"
+same "$(mode)" 777 "chown to what it is"
 mkdir "$mnt/d"
 chmod 2777 "$mnt/d"
 chown 0:65534 "$mnt/d"
