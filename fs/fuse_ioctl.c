@@ -12,12 +12,14 @@
 // argument is what the caller gives: so only the argument's address arrives. The caller waits for the answer, so the argument is still
 // there, and is read from the caller's memory, as a debugger would.
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fs/caller.h"
 #include "fs/fuse_ops.h"
 #include "util/blk.h"
 
@@ -30,12 +32,15 @@ enum going_down {
 	GOING_DOWN_N,
 };
 
-// What only CAP_SYS_ADMIN may do elsewhere.
+// What only CAP_SYS_ADMIN may do elsewhere. A mount of root's asks for that, too: root of a container does not have it. That of an ordinary user
+// is his, and he may not look at root's capabilities.
 static bool may_administer(fuse_req_t req)
 {
-	uid_t caller = fuse_req_ctx(req)->uid;
+	uid_t caller = fuse_req_ctx(req)->uid, ours = geteuid();
 
-	return caller == 0 || caller == geteuid();
+	if (ours == 0)
+		return caller_is_capable(req, CAP_SYS_ADMIN);
+	return caller == 0 || caller == ours;
 }
 
 static void reply_ioctl(fuse_req_t req, int rc, const void *out, size_t size)

@@ -82,6 +82,7 @@ ls "$mnt" >/dev/null
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
 	chmod 755 "$scratch"
 	fails_with 1 "not permitted" setpriv --reuid=65534 --clear-groups "$FSOP" shutdown "$mnt" 1
+	fails_with 1 "not permitted" setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$FSOP" shutdown "$mnt" 1
 	ls "$mnt" >/dev/null
 fi
 unmount_image

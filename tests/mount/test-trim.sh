@@ -84,6 +84,9 @@ if [ "$(id -u)" = 0 ] && command -v fstrim >/dev/null; then
 	if command -v setpriv >/dev/null; then
 		chmod 755 "$scratch"
 		if setpriv --reuid=65534 --clear-groups fstrim "$mnt" 2>/dev/null; then fail "fstrim works for anybody"; fi
+		if setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin fstrim "$mnt" 2>/dev/null; then
+			fail "fstrim works for root without CAP_SYS_ADMIN"
+		fi
 	fi
 fi
 
