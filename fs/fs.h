@@ -148,8 +148,10 @@ int fs_set_flags(struct fs *fs, uint64_t ino, unsigned flags) ATTR_MUST_USE;
 // Reads up to len bytes; *done is short only at the end of the file; buf may be written beyond it. Holes and unwritten ranges are zeros.
 // -EIO, logged, when a block cannot be read or its checksum does not fit; *done then says how many bytes before it are good.
 int fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off, size_t *done) ATTR_MUST_USE;
-// Writes all or, when space ends, a prefix (*done > 0) or -ENOSPC. -EFBIG beyond FILE_MAX_BYTES.
-int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off, bool kill_suidgid, size_t *done) ATTR_MUST_USE;
+// Writes all or, when space ends, a prefix (*done > 0) or -ENOSPC. -EFBIG beyond FILE_MAX_BYTES. File capabilities go, unless the write is late:
+// what comes from the kernel's cache was written by somebody before, when they went, and there may be new ones since.
+enum { FS_WRITE_KILL_SUIDGID = 1 << 0, FS_WRITE_LATE = 1 << 1 };
+int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off, unsigned flags, size_t *done) ATTR_MUST_USE;
 // mode as in fallocate(2): 0, KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]; others -EOPNOTSUPP.
 int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t len) ATTR_MUST_USE;
 int fs_lseek(struct fs *fs, uint64_t ino, uint64_t off, int whence, uint64_t *out) ATTR_MUST_USE; // SEEK_DATA, SEEK_HOLE; -ENXIO

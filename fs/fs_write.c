@@ -14,8 +14,14 @@ static void set_written(struct change *c, uint64_t end)
 	fs_touch_contents(c->fs, &c->row);
 }
 
+// Store lock held, handle joined.
+static int kill_privs(struct change *c, unsigned flags)
+{
+	return (flags & FS_WRITE_LATE) != 0 ? 0 : fs_kill_privs(c->fs, c->in, &c->row, (flags & FS_WRITE_KILL_SUIDGID) != 0);
+}
+
 // The file stays inline: its whole content is written anew. No block is touched.
-static int write_inline(struct change *c, bool kill_suidgid)
+static int write_inline(struct change *c, unsigned flags)
 {
 	uint64_t size = max_u64(c->row.size_bytes, c->end);
 	struct fs *fs = c->fs;
@@ -30,7 +36,7 @@ static int write_inline(struct change *c, bool kill_suidgid)
 	set_written(c, c->end);
 	r = inline_set(fs->st, c->in->ino, c->inline_data, size);
 	if (r == 0)
-		r = fs_kill_privs(fs, c->in, &c->row, kill_suidgid);
+		r = kill_privs(c, flags);
 	return change_end(c, r);
 }
 
@@ -47,7 +53,7 @@ static int compose_ends(struct change *c)
 	return r;
 }
 
-static int write_blocks(struct change *c, bool kill_suidgid)
+static int write_blocks(struct change *c, unsigned flags)
 {
 	int r;
 
@@ -65,13 +71,13 @@ static int write_blocks(struct change *c, bool kill_suidgid)
 		return r;
 	r = change_apply(c);
 	if (r == 0)
-		r = fs_kill_privs(c->fs, c->in, &c->row, kill_suidgid);
+		r = kill_privs(c, flags);
 	set_written(c, c->end);
 	return change_end(c, r);
 }
 
 // At most CHANGE_MAX_BLK blocks. Data lock held exclusively.
-static int write_piece(struct fs *fs, struct inode *in, const void *buf, uint64_t off, uint64_t end, bool kill_suidgid,
+static int write_piece(struct fs *fs, struct inode *in, const void *buf, uint64_t off, uint64_t end, unsigned flags,
                        size_t *done)
 {
 	uint64_t first = bytes_to_blk_down(off), n_blk = bytes_to_blk_up(end) - first;
@@ -86,20 +92,20 @@ static int write_piece(struct fs *fs, struct inode *in, const void *buf, uint64_
 		c.off = off;
 		c.end = end;
 		if ((c.row.flags & INODE_INLINE) != 0 && end <= INLINE_MAX_BYTES) {
-			r = write_inline(&c, kill_suidgid);
+			r = write_inline(&c, flags);
 			continue;
 		}
 		if ((c.row.flags & INODE_INLINE) != 0)
 			r = change_convert(&c, first, n_blk);
 		if (r == 0)
-			r = write_blocks(&c, kill_suidgid);
+			r = write_blocks(&c, flags);
 	} while (r == -EAGAIN);
 	if (r == 0)
 		*done = c.end - c.off;
 	return r;
 }
 
-static int write_locked(struct fs *fs, struct inode *in, const uint8_t *buf, size_t len, uint64_t off, bool kill_suidgid,
+static int write_locked(struct fs *fs, struct inode *in, const uint8_t *buf, size_t len, uint64_t off, unsigned flags,
                         size_t *done)
 {
 	uint64_t at = off, end = off + len;
@@ -109,7 +115,7 @@ static int write_locked(struct fs *fs, struct inode *in, const uint8_t *buf, siz
 	while (at < end) {
 		uint64_t upto = min_u64(end, blk_to_bytes(bytes_to_blk_down(at) + CHANGE_MAX_BLK));
 
-		r = write_piece(fs, in, buf + (at - off), at, upto, kill_suidgid, &n);
+		r = write_piece(fs, in, buf + (at - off), at, upto, flags, &n);
 		if (r != 0)
 			break;
 		at += n;
@@ -120,7 +126,7 @@ static int write_locked(struct fs *fs, struct inode *in, const uint8_t *buf, siz
 	return *done > 0 ? 0 : r;
 }
 
-int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off, bool kill_suidgid, size_t *done)
+int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off, unsigned flags, size_t *done)
 {
 	struct inode *in;
 	int r;
@@ -136,7 +142,7 @@ int fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t 
 		return -ENOMEM;
 	r = inode_lock_change(fs, in);
 	if (r == 0) {
-		r = write_locked(fs, in, buf, len, off, kill_suidgid, done);
+		r = write_locked(fs, in, buf, len, off, flags, done);
 		pthread_rwlock_unlock(&in->lock);
 	}
 	inode_unpin(fs, in);
@@ -155,7 +161,7 @@ static int copy_pieces(struct fs *fs, uint64_t in, uint64_t in_off, uint64_t out
 		r = fs_read(fs, in, buf, min_u64(len - *done, COPY_BUF_BYTES), in_off + *done, &got);
 		if (r != 0 || got == 0)
 			break;
-		r = fs_write(fs, out, buf, got, out_off + *done, false, &put);
+		r = fs_write(fs, out, buf, got, out_off + *done, 0, &put);
 		*done += put;
 		if (r != 0 || put < got)
 			break;

@@ -65,7 +65,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	if ((fi->fh & TRANSPORT_FH_KILL_SUIDGID) != 0)
 		rc = drop_suidgid(req, ino);
 	if (rc == 0)
-		rc = fs_write(fs_of(req), ino, buf, size, (uint64_t)off, false, &done);
+		rc = fs_write(fs_of(req), ino, buf, size, (uint64_t)off, fi->writepage ? FS_WRITE_LATE : 0, &done);
 	if (rc != 0)
 		reply_status(req, rc);
 	else

@@ -21,6 +21,7 @@
 // R2  The session's userdata points to an object whose first member is the `struct transport *`.
 // R3  SIGUSR1 belongs to the transport: it wakes its threads at the end.
 // R4  For a WRITE, fuse_file_info.fh is not a file handle (this filesystem has none) but TRANSPORT_FH_* bits of the request.
+//     fuse_file_info.writepage is as libfuse says: the data comes from the kernel's cache.
 // R5  A TMPFILE (Linux 6.1), of which libfuse 3.14 does not know, comes as a CREATE with TRANSPORT_FLAG_NAMELESS in fuse_file_info.flags; the name
 //     means nothing. It is the same request otherwise, and wants the same answer.
 // R6  STATX, which libfuse 3.14 does not know, comes as BMAP, which Linux sends only to filesystems of type fuseblk. The reply is the struct

@@ -38,7 +38,7 @@ static int copy_range(struct populate *p, int fd, uint64_t ino, uint64_t off, ui
 			return populate_error(p, "read", -errno);
 		if (got == 0)
 			return 0; // it has become shorter meanwhile: the rest is a hole
-		rc = fs_write(p->fs, ino, p->buf, (size_t)got, off, false, &done);
+		rc = fs_write(p->fs, ino, p->buf, (size_t)got, off, 0, &done);
 		if (rc == 0 && done == 0)
 			rc = -ENOSPC;
 		if (rc == 0 && *p->cfg->stop)

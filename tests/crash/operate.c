@@ -114,7 +114,7 @@ static int make_tmpfile(struct doing *d, int dir, const char *name, struct fs_en
 	r = fs_tmpfile(d->fs, node_of(d, dir)->ino, op->arg, &cred, entry);
 	if (r == 0) {
 		fill(buf, op->len, op->seed);
-		r = fs_write(d->fs, entry->ino, buf, op->len, 0, false, &wrote);
+		r = fs_write(d->fs, entry->ino, buf, op->len, 0, 0, &wrote);
 		if (r == 0 && wrote < op->len)
 			r = -ENOSPC;
 		if (r == 0 && name != NULL)
@@ -273,7 +273,7 @@ static int op_write(struct doing *d)
 	buf = malloc(len);
 	VERIFY(buf != NULL);
 	fill(buf, len, d->op->seed);
-	r = agree(d, 0, fs_write(d->fs, node_of(d, node)->ino, buf, len, off, false, &wrote));
+	r = agree(d, 0, fs_write(d->fs, node_of(d, node)->ino, buf, len, off, 0, &wrote));
 	if (r == 0) {
 		model_write(d->m, (unsigned)node, buf, wrote, off);
 		touch(d, node);

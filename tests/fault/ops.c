@@ -245,7 +245,7 @@ static int write_pattern(struct work *w, uint64_t ino, const struct op *op)
 
 	VERIFY(op->len <= BUF_BYTES);
 	fill(buffer(), op->len, (unsigned)op->arg + w->round);
-	err = fs_write(w->fs, ino, buffer(), op->len, op->off, false, &done);
+	err = fs_write(w->fs, ino, buffer(), op->len, op->off, 0, &done);
 	return err == 0 && done < op->len ? -ENOSPC : err;
 }
 

@@ -74,7 +74,7 @@ static void write_at(struct visit *v, uint64_t ino, size_t len, uint64_t off)
 {
 	size_t done = 0;
 
-	if (got(v, fs_write(v->fs, ino, v->buf, len, off, true, &done)) == 0)
+	if (got(v, fs_write(v->fs, ino, v->buf, len, off, FS_WRITE_KILL_SUIDGID, &done)) == 0)
 		REQUIRE(done <= len);
 }
 

@@ -98,7 +98,7 @@ static void fill(struct making *m, uint64_t ino, uint64_t off, size_t len, unsig
 
 	REQUIRE(buf != NULL);
 	memset(buf, byte, len);
-	REQUIRE(fs_write(m->fs, ino, buf, len, off, false, &done) == 0 && done == len);
+	REQUIRE(fs_write(m->fs, ino, buf, len, off, 0, &done) == 0 && done == len);
 	free(buf);
 }
 

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/limits.h>
 #include <setjmp.h>
@@ -274,6 +275,35 @@ static int op_seek_dirty(char **arg)
 	return munmap(map, 4 * MIB) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
 }
 
+static bool has_capabilities(int fd) { return fgetxattr(fd, "security.capability", NULL, 0) > 0; }
+
+// File capabilities that come after a write, or after a change through a mapping, stay when the kernel hands on what it was: they go with the
+// next write.
+static int op_late_write(char **arg)
+{
+	const struct vfs_cap_data cap = { .magic_etc = VFS_CAP_REVISION_2, .data[0].permitted = 1u << 13 }; // CAP_NET_RAW
+	int fd = open(arg[0], O_RDWR | O_CREAT | O_EXCL, 0700);
+	char *map;
+
+	if (fd < 0 || ftruncate(fd, 2 * PAGE) < 0)
+		return complain(arg[0]);
+	map = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return complain("mmap");
+	if (pwrite(fd, "w", 1, PAGE) != 1)
+		return complain("write");
+	map[0] = 'm';
+	if (fsetxattr(fd, "security.capability", &cap, sizeof(cap), 0) < 0 || fsync(fd) < 0)
+		return complain(arg[0]);
+	if (!has_capabilities(fd))
+		return wrong("a late write has taken away capabilities that are younger");
+	if (pwrite(fd, "w", 1, PAGE) != 1)
+		return complain("write");
+	if (has_capabilities(fd))
+		return wrong("a write has left the capabilities");
+	return unlink(arg[0]) < 0 ? complain(arg[0]) : 0;
+}
+
 static int op_ioctl(char **arg)
 {
 	int fd = open(arg[0], O_RDONLY);
@@ -467,6 +497,7 @@ static const struct {
 	{ "ioctl", 1, op_ioctl },
 	{ "label", 1, op_label },
 	{ "label-set", 2, op_label_set },
+	{ "late-write", 1, op_late_write },
 	{ "map-direct", 1, op_map_direct },
 	{ "mmap", 1, op_mmap },
 	{ "readdir-delete", 2, op_readdir_delete },

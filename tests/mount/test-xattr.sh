@@ -111,10 +111,13 @@ if command -v setcap >/dev/null && command -v getcap >/dev/null; then
 	capable
 fi
 
+"$FSOP" late-write late || fail "file capabilities and a late write"
+
 cd /
 unmount_image
 check_image
-mount_image
+mount_image -o writeback
+"$FSOP" late-write "$mnt/late" || fail "file capabilities and a late write, with a writeback cache"
 cd "$mnt"
 same "$(names f)" "security.s trusted.t user.u" "after a remount"
 ! command -v getcap >/dev/null || getcap p | grep -q net_raw || fail "file capabilities after a remount"

@@ -688,7 +688,7 @@ START_TEST(one_bit_is_one_block)
 		ck_assert(touches || memcmp(got, buf + off, 10) == 0);
 	}
 	// A write of a part needs the rest; a write of all of it heals the block.
-	ck_assert_int_eq(fs_write(t.fs, ino, buf, 10, 100 * BLK_SIZE + 5, false, &done), -EIO);
+	ck_assert_int_eq(fs_write(t.fs, ino, buf, 10, 100 * BLK_SIZE + 5, 0, &done), -EIO);
 	ft_write(&t, ino, buf + 100 * BLK_SIZE, BLK_SIZE, 100 * BLK_SIZE);
 	ft_expect(&t, ino, buf, MIB);
 	free(buf);
@@ -787,7 +787,7 @@ START_TEST(a_full_volume_can_be_overwritten)
 	ft_new(&t, 16 * MIB);
 	ino = ft_create(&t, ROOT_INO, "f");
 	do {
-		r = fs_write(t.fs, ino, buf, MIB, size, false, &done);
+		r = fs_write(t.fs, ino, buf, MIB, size, 0, &done);
 		size += done;
 	} while (r == 0 && done > 0);
 	ck_assert_int_eq(r, -ENOSPC);
@@ -801,7 +801,7 @@ START_TEST(a_full_volume_can_be_overwritten)
 	// Long ones, for which there are no other blocks, go piece by piece. What follows the file's end has no place.
 	for (uint64_t at = 100; at < size; at += done) {
 		memset(buf, (int)(at / KIB), MIB);
-		ck_assert_int_eq(fs_write(t.fs, ino, buf, MIB, at, false, &done), 0);
+		ck_assert_int_eq(fs_write(t.fs, ino, buf, MIB, at, 0, &done), 0);
 		ck_assert_uint_gt(done, 0);
 		ck_assert_int_eq(fs_read(t.fs, ino, got, done, at, &n), 0);
 		ck_assert(n == done && memcmp(got, buf, n) == 0);

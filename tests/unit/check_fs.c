@@ -512,11 +512,11 @@ START_TEST(writing_takes_privileges)
 	ino = ft_create(&t, ROOT_INO, "f");
 	ck_assert_int_eq(fs_setattr(t.fs, ino, &attr, &st), 0);
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "security.capability", "cap", 3, 0), 0);
-	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, false, &done), 0);
+	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, 0, &done), 0);
 	ck_assert_uint_eq(ft_stat(&t, ino).st_mode & 07777, 06755);
 	ck_assert_int_eq(fs_getxattr(t.fs, ino, "security.capability", NULL, 0, &len), -ENODATA);
 	ck_assert_int_eq(fs_setxattr(t.fs, ino, "security.capability", "cap", 3, 0), 0);
-	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 10000, true, &done), 0);
+	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 10000, FS_WRITE_KILL_SUIDGID, &done), 0);
 	ck_assert_uint_eq(ft_stat(&t, ino).st_mode & 07777, 0755);
 	ck_assert_int_eq(fs_getxattr(t.fs, ino, "security.capability", NULL, 0, &len), -ENODATA);
 	attr.mode = 02644; // without group execution setgid is not a privilege

@@ -227,8 +227,8 @@ START_TEST(limits)
 	ft_new(&t, 64 * MIB);
 	ino = ft_create(&t, ROOT_INO, "f");
 	dir = ft_mkdir(&t, ROOT_INO, "d");
-	ck_assert_int_eq(fs_write(t.fs, ino, buf, 1, FILE_MAX_BYTES, false, &done), -EFBIG);
-	ck_assert_int_eq(fs_write(t.fs, ino, buf, 8192, FILE_MAX_BYTES - 100, false, &done), 0);
+	ck_assert_int_eq(fs_write(t.fs, ino, buf, 1, FILE_MAX_BYTES, 0, &done), -EFBIG);
+	ck_assert_int_eq(fs_write(t.fs, ino, buf, 8192, FILE_MAX_BYTES - 100, 0, &done), 0);
 	ck_assert_uint_eq(done, 100);
 	ck_assert_int_eq(ft_stat(&t, ino).st_size, (int64_t)FILE_MAX_BYTES);
 	ck_assert_int_eq(fs_read(t.fs, ino, got, 10, FILE_MAX_BYTES - 5, &done), 0);
@@ -243,7 +243,7 @@ START_TEST(limits)
 	ck_assert_int_eq(fs_fallocate(t.fs, ino, FALLOC_FL_PUNCH_HOLE, 0, BLK_SIZE), -EOPNOTSUPP);
 	ck_assert_int_eq(fs_fallocate(t.fs, ino, PUNCH, 0, FILE_MAX_BYTES), 0);
 	ck_assert_int_eq(ft_stat(&t, ino).st_blocks, 0);
-	ck_assert_int_eq(fs_write(t.fs, dir, buf, 1, 0, false, &done), -EISDIR);
+	ck_assert_int_eq(fs_write(t.fs, dir, buf, 1, 0, 0, &done), -EISDIR);
 	ck_assert_int_eq(fs_read(t.fs, dir, got, 1, 0, &done), -EISDIR);
 	ck_assert_int_eq(ft_truncate(&t, dir, 0), -EISDIR);
 	ck_assert_int_eq(fs_lseek(t.fs, ino, FILE_MAX_BYTES, SEEK_HOLE, &at), -ENXIO);
@@ -314,7 +314,7 @@ static uint64_t fill(uint64_t ino, const uint8_t *buf, size_t step)
 	size_t done;
 	int r;
 
-	while ((r = fs_write(t.fs, ino, buf, step, at, false, &done)) == 0)
+	while ((r = fs_write(t.fs, ino, buf, step, at, 0, &done)) == 0)
 		at += done;
 	ck_assert_int_eq(r, -ENOSPC);
 	return at;
@@ -356,7 +356,7 @@ START_TEST(full_volume)
 	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, 0, 64 * MIB), -ENOSPC);
 	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, 0, 4 * MIB), 0);
 	ck_assert_int_eq(fs_mknod(t.fs, ROOT_INO, "more", S_IFREG | 0600, 0, &ft_cred, &e), 0);
-	ck_assert_int_eq(fs_write(t.fs, e.ino, buf, MIB, 0, false, &done), 0);
+	ck_assert_int_eq(fs_write(t.fs, e.ino, buf, MIB, 0, 0, &done), 0);
 	free(buf);
 	ft_end(&t);
 }
@@ -375,7 +375,7 @@ START_TEST(failed_read_is_an_error)
 	ck_assert_int_eq(fs_read(t.fs, ino, buf, BLK_SIZE, 0, &done), -EIO);
 	ck_assert_uint_eq(done, 0);
 	testdev_fail(t.dev, TESTDEV_READ, 1, EIO, false);
-	ck_assert_int_eq(fs_write(t.fs, ino, buf, 10, 5, false, &done), -EIO); // cannot compose the block
+	ck_assert_int_eq(fs_write(t.fs, ino, buf, 10, 5, 0, &done), -EIO); // cannot compose the block
 	testdev_fail(t.dev, TESTDEV_READ, 0, 0, false);
 	ft_write(&t, ino, buf, 10, 0);
 	ft_expect(&t, ino, buf, BLK_SIZE);
@@ -396,8 +396,8 @@ START_TEST(failed_write_stops_the_volume)
 	ft_write(&t, ino, buf, 9000, 0);
 	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
 	testdev_fail(t.dev, TESTDEV_WRITE, 1, EIO, false);
-	ck_assert_int_eq(fs_write(t.fs, ino, buf, MIB, 0, false, &done), -EIO);
-	ck_assert_int_ne(fs_write(t.fs, ino, buf, MIB, 0, false, &done), 0);
+	ck_assert_int_eq(fs_write(t.fs, ino, buf, MIB, 0, 0, &done), -EIO);
+	ck_assert_int_ne(fs_write(t.fs, ino, buf, MIB, 0, 0, &done), 0);
 	ck_assert_msg(alloc_check(t.vol->alloc, &why) == 0, "%s", why.text);
 	ft_expect(&t, ino, buf, 9000);
 	ft_crash(&t);

@@ -41,7 +41,7 @@ static void begin(struct layout *l, uint64_t size_bytes)
 static void write_some(struct layout *l, uint64_t ino, uint64_t off, uint64_t len)
 {
 	size_t done;
-	int r = fs_write(l->t.fs, ino, zeros, len, off, false, &done);
+	int r = fs_write(l->t.fs, ino, zeros, len, off, 0, &done);
 
 	if (r != 0 || done != len)
 		ck_abort_msg("write %llu at %llu: %d", (unsigned long long)len, (unsigned long long)off, r);

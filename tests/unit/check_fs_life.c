@@ -408,7 +408,7 @@ START_TEST(failed_device_makes_read_only)
 	testdev_fail(t.dev, TESTDEV_FLUSH, 1, EIO, false);
 	ck_assert_int_ne(fs_fsync(t.fs, ino), 0);
 	ck_assert_int_eq(fs_mknod(t.fs, ROOT_INO, "x", S_IFREG, 0, &ft_cred, &e), -EROFS);
-	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, false, &done), -EROFS);
+	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, 0, &done), -EROFS);
 	ck_assert_int_ne(fs_fsync(t.fs, ino), 0);
 	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "f", NULL), 0);
 	ft_crash(&t);
@@ -447,7 +447,7 @@ START_TEST(shut_down)
 	ck_assert_int_eq(fs_mknod(t.fs, ROOT_INO, "x", S_IFREG, 0, &ft_cred, &e), -EIO);
 	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "f"), -EIO);
 	ck_assert_int_eq(fs_read(t.fs, ino, buf, sizeof(buf), 0, &done), -EIO);
-	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, false, &done), -EIO);
+	ck_assert_int_eq(fs_write(t.fs, ino, "x", 1, 0, 0, &done), -EIO);
 	ck_assert_int_eq(fs_fallocate(t.fs, ino, 0, 0, MIB), -EIO);
 	ck_assert_int_eq(fs_fsync(t.fs, ino), -EIO);
 	ck_assert_int_eq(fs_sync(t.fs), -EIO);
@@ -513,7 +513,7 @@ START_TEST(read_only_volume)
 	ck_assert_int_eq(fs_lookup(t.fs, ROOT_INO, "f", &e), 0);
 	ck_assert_int_eq(fs_read(t.fs, e.ino, buf, 4, 0, &done), 0);
 	ck_assert_mem_eq(buf, "abcd", 4);
-	ck_assert_int_eq(fs_write(t.fs, e.ino, "x", 1, 0, false, &done), -EROFS);
+	ck_assert_int_eq(fs_write(t.fs, e.ino, "x", 1, 0, 0, &done), -EROFS);
 	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "f"), -EROFS);
 	ck_assert_int_eq(fs_setattr(t.fs, e.ino, &attr, &st), -EROFS);
 	ck_assert_int_eq(ft_truncate(&t, e.ino, 0), -EROFS);

@@ -268,7 +268,7 @@ static void *work(void *arg)
 		memset(buf, (int)i, sizeof(buf));
 		if (ft_lookup(t, dir, name, &ino) != 0)
 			ino = ft_create(t, dir, name);
-		ck_assert_int_eq(fs_write(t->fs, ino, buf, 1 + vt_rand(&b->seed) % sizeof(buf), off, false, &done), 0);
+		ck_assert_int_eq(fs_write(t->fs, ino, buf, 1 + vt_rand(&b->seed) % sizeof(buf), off, 0, &done), 0);
 		if (i % 3 == 0)
 			ck_assert_int_eq(ft_truncate(t, ino, vt_rand(&b->seed) % 200000), 0);
 		if (i % 5 == 0)

@@ -210,7 +210,7 @@ static inline struct stat ft_stat(struct ft *t, uint64_t ino)
 static inline void ft_write(struct ft *t, uint64_t ino, const void *buf, size_t len, uint64_t off)
 {
 	size_t done;
-	int r = fs_write(t->fs, ino, buf, len, off, false, &done);
+	int r = fs_write(t->fs, ino, buf, len, off, 0, &done);
 
 	ck_assert_msg(r == 0 && done == len, "write %zu at %llu: %d, %zu", len, (unsigned long long)off, r, done);
 }
