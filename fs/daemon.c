@@ -32,7 +32,6 @@
 #include "util/log.h"
 
 #define DEVICE_WAIT_MS 10000 // for a daemon that is still writing after its umount
-#define MAX_THREADS 16
 #define READ_AHEAD_KB "1024"
 
 struct report {
@@ -164,7 +163,7 @@ static enum mount_exit mount_volume(struct daemon *d)
 {
 	struct transport_opts transport_opts = {
 		.kind = d->opts->transport,
-		.max_threads = MAX_THREADS,
+		.max_threads = SESSION_MAX_THREADS,
 		.poll_us = d->opts->poll_us,
 	};
 	struct stat st;

@@ -98,6 +98,7 @@ struct seek_result {
 };
 
 #define TO_THE_END UINT64_MAX
+#define SEEKERS_MAX (SESSION_MAX_THREADS / 2)
 
 static struct seek_result seek_once(struct fs *fs, fuse_ino_t ino, uint64_t off, int whence)
 {
@@ -113,23 +114,59 @@ static struct seek_result seek_once(struct fs *fs, fuse_ino_t ino, uint64_t off,
 	return s;
 }
 
+// Whether the kernel may have data where the answer goes by a hole.
+static bool needs_pages(const struct seek_result *s) { return (s->rc == 0 || s->rc == -ENXIO) && s->hole_start < s->hole_end; }
+
 // What was written through mmap(2), or with writeback caching, may lie in the kernel only, in what is a hole for us. The kernel asks us without a
 // thought of that. So the pages over the hole that decides are called in (there is nothing of worth in clean ones: zeros), and the question is
 // asked again, until the answer is of what was called in.
-void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+static struct seek_result seek_with_pages(struct session *session, fuse_ino_t ino, uint64_t off, int whence, struct seek_result s)
 {
-	struct seek_result s = { .rc = -EINVAL };
 	uint64_t known = 0; // the pages before it have been called in
 
-	(void)fi;
-	if (whence == SEEK_DATA || whence == SEEK_HOLE)
-		s = seek_once(fs_of(req), ino, (uint64_t)off, whence);
-	while ((s.rc == 0 || s.rc == -ENXIO) && s.hole_start < s.hole_end && s.hole_start >= known && known != TO_THE_END) {
+	while (needs_pages(&s) && s.hole_start >= known && known != TO_THE_END) {
 		off_t len = s.hole_end == TO_THE_END ? 0 : (off_t)(s.hole_end - s.hole_start);
 
 		known = s.hole_end;
-		fuse_lowlevel_notify_inval_inode(session_of(req)->se, ino, (off_t)s.hole_start, len);
-		s = seek_once(fs_of(req), ino, (uint64_t)off, whence);
+		fuse_lowlevel_notify_inval_inode(session->se, ino, (off_t)s.hole_start, len);
+		s = seek_once(session->fs, ino, off, whence);
+	}
+	return s;
+}
+
+// All of the file is data. Only the kernel knows what is behind the size that we know, when it caches writes.
+static struct seek_result seek_blindly(struct session *session, fuse_ino_t ino, uint64_t off, int whence)
+{
+	struct seek_result s = { .rc = 0 };
+	struct stat st;
+
+	s.rc = fs_getattr(session->fs, ino, &st);
+	if (s.rc != 0)
+		return s;
+	s.found = whence == SEEK_DATA ? off : (uint64_t)st.st_size;
+	if (session->writeback && (whence == SEEK_HOLE || off >= (uint64_t)st.st_size))
+		s.rc = -EAGAIN;
+	else if (off >= (uint64_t)st.st_size)
+		s.rc = -ENXIO;
+	return s;
+}
+
+// Calling in pages waits for requests that others are at, and for the WRITEs that come of it. So the threads that do it must never be all that there
+// are. When SEEKERS_MAX are at it, others are told what is always allowed.
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct session *session = session_of(req);
+	struct seek_result s = { .rc = -EINVAL };
+
+	(void)fi;
+	if (whence == SEEK_DATA || whence == SEEK_HOLE)
+		s = seek_once(session->fs, ino, (uint64_t)off, whence);
+	if (needs_pages(&s)) {
+		if (atomic_fetch_add(&session->n_seekers, 1) < SEEKERS_MAX)
+			s = seek_with_pages(session, ino, (uint64_t)off, whence, s);
+		else
+			s = seek_blindly(session, ino, (uint64_t)off, whence);
+		atomic_fetch_sub(&session->n_seekers, 1);
 	}
 	if (s.rc != 0)
 		reply_status(req, s.rc);

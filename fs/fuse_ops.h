@@ -15,6 +15,7 @@
 
 #define FUSE_USE_VERSION 35
 #include <fuse3/fuse_lowlevel.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "fs/checker.h"
@@ -23,12 +24,15 @@
 
 #define FUSE_CACHE_S (365.0 * 86400) // "for ever": a year
 
+#define SESSION_MAX_THREADS 16u // at requests, on each way that they come
+
 // The session's userdata. Set up by the daemon before the session starts.
 struct session {
 	struct transport *transport; // first member: rule R2 of transport.h
 	struct fuse_session *se;
 	struct fs *fs;
 	struct checker *checker;
+	atomic_uint n_seekers;       // threads at an lseek that waits for the kernel's pages: see op_lseek()
 	bool writeback, want_acl;    // wanted by the user
 	// Written while INIT is answered, read only after it:
 	bool no_open, no_opendir;    // the kernel opens by itself once it was told ENOSYS

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -275,6 +276,62 @@ static int op_seek_dirty(char **arg)
 	return munmap(map, 4 * MIB) < 0 || close(fd) < 0 ? complain(arg[0]) : 0;
 }
 
+enum { SEEKERS_N = 40, SEEKER_ROUNDS = 10, SEEKER_PAGES = 256 }; // more processes than the daemon has threads
+
+// With a writeback cache it may be refused when many do it at once.
+static off_t seek_again(int fd, off_t off, int whence)
+{
+	off_t at;
+
+	while ((at = lseek(fd, off, whence)) < 0 && errno == EAGAIN)
+		continue;
+	return at;
+}
+
+static int seek_in_rounds(const char *dir, int no)
+{
+	char name[PATH_MAX], *map;
+	off_t data, hole;
+	int fd;
+
+	snprintf(name, sizeof(name), "%s/%d", dir, no);
+	fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd < 0 || ftruncate(fd, SEEKER_PAGES * PAGE) < 0)
+		return complain(name);
+	map = mmap(NULL, SEEKER_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		return complain("mmap");
+	for (int round = 0; round < SEEKER_ROUNDS; round++) {
+		if (ftruncate(fd, 0) < 0 || ftruncate(fd, SEEKER_PAGES * PAGE) < 0)
+			return complain(name);
+		for (int page = 0; page < SEEKER_PAGES; page += 2)
+			map[page * PAGE] = 'x';
+		hole = seek_again(fd, 0, SEEK_HOLE);
+		data = seek_again(fd, PAGE, SEEK_DATA);
+		if (hole < PAGE || data < PAGE || data > 2 * PAGE)
+			return complain(name);
+	}
+	return unlink(name) < 0 ? complain(name) : 0;
+}
+
+// SEEK_DATA and SEEK_HOLE by many at once, each in a file of his own with dirty pages.
+static int op_seek_many(char **arg)
+{
+	int failed = 0, status;
+
+	for (int i = 0; i < SEEKERS_N; i++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			return complain("fork");
+		if (pid == 0)
+			_exit(seek_in_rounds(arg[0], i));
+	}
+	while (wait(&status) >= 0)
+		failed |= status;
+	return failed != 0;
+}
+
 static bool has_capabilities(int fd) { return fgetxattr(fd, "security.capability", NULL, 0) > 0; }
 
 // File capabilities that come after a write, or after a change through a mapping, stay when the kernel hands on what it was: they go with the
@@ -504,6 +561,7 @@ static const struct {
 	{ "rename", 3, op_rename },
 	{ "seek", 2, op_seek },
 	{ "seek-dirty", 1, op_seek_dirty },
+	{ "seek-many", 1, op_seek_many },
 	{ "set-version", 2, op_set_version },
 	{ "shutdown", 2, op_shutdown },
 	{ "shutdown-open", 2, op_shutdown_open },

@@ -43,9 +43,11 @@ same "$(tail -c +11 "$mnt/full" | tr -d '\0' | wc -c)" 0 "old data after truncat
 
 # What is still in the kernel's cache is no hole.
 "$FSOP" seek-dirty "$mnt/dirty" || fail "holes where pages are dirty"
+timeout -s KILL 300 "$FSOP" seek-many "$mnt" || fail "many at once look for holes where pages are dirty"
 unmount_image
 mount_image -o writeback
 "$FSOP" seek-dirty "$mnt/dirty2" || fail "holes where pages are dirty, with a writeback cache"
+timeout -s KILL 300 "$FSOP" seek-many "$mnt" || fail "many at once look for holes where pages are dirty, with a writeback cache"
 
 unmount_image
 check_image
