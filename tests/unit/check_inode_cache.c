@@ -13,6 +13,14 @@
 
 static struct volume *vol;
 
+static void end_volume(int result)
+{
+	struct bdev *dev = vol->dev;
+
+	ck_assert_int_eq(volume_close(vol), result);
+	bdev_close(dev);
+}
+
 static void begin(void)
 {
 	uint64_t id;
@@ -110,7 +118,7 @@ START_TEST(a_row_is_written_once_in_a_transaction)
 	expect_size(FIRST_INO, 100);
 	ck_assert_int_eq(sql_number("SELECT sum(size) FROM inode WHERE ino >= 100"), 100);
 	ck_assert_uint_eq(changes(), before + 2);
-	ck_assert_int_eq(volume_close(vol), 0);
+	end_volume(0);
 }
 END_TEST
 
@@ -130,7 +138,7 @@ START_TEST(what_dies_young_is_never_written)
 	ck_assert_int_eq(store_n_inodes(vol->store), 1);
 	store_unlock(vol->store);
 	ck_assert_int_eq(sql_number("SELECT count(*) FROM inode"), 1);
-	ck_assert_int_eq(volume_close(vol), 0);
+	end_volume(0);
 }
 END_TEST
 
@@ -152,7 +160,7 @@ START_TEST(most_is_written_before_the_close)
 	ck_assert_uint_lt(changes(), before + 5000);
 	commit();
 	ck_assert_int_eq(sql_number("SELECT count(*) FROM inode WHERE ino >= 100"), 5000);
-	ck_assert_int_eq(volume_close(vol), 0);
+	end_volume(0);
 }
 END_TEST
 
@@ -194,7 +202,7 @@ START_TEST(a_scan_sees_new_and_changed_rows)
 	begin();
 	ck_assert_int_eq(sqlite3_exec(store_db(vol->store), "DELETE FROM dirent", NULL, NULL, NULL), SQLITE_OK);
 	end();
-	ck_assert_int_eq(volume_close(vol), 0);
+	end_volume(0);
 }
 END_TEST
 
@@ -208,7 +216,7 @@ START_TEST(raw_changes_are_seen)
 	ck_assert_int_eq(sqlite3_exec(store_db(vol->store), "UPDATE inode SET size = 9 WHERE ino = 100", NULL, NULL, NULL), SQLITE_OK);
 	end();
 	expect_size(FIRST_INO, 9);
-	ck_assert_int_eq(volume_close(vol), 0);
+	end_volume(0);
 }
 END_TEST
 
@@ -237,7 +245,7 @@ START_TEST(a_failure_takes_everything_back)
 	ck_assert_int_eq(inode_delete(vol->store, FIRST_INO), -EROFS);
 	store_unlock(vol->store);
 	expect_size(FIRST_INO, 0);
-	ck_assert_int_eq(volume_close(vol), -EIO);
+	end_volume(-EIO);
 }
 END_TEST
 
@@ -252,7 +260,7 @@ START_TEST(a_number_that_is_taken_fails_the_store)
 	ck_assert_int_ne(inode_insert(vol->store, &row), 0);
 	ck_assert(store_has_failed(vol->store));
 	end();
-	ck_assert_int_ne(volume_close(vol), 0);
+	end_volume(-EIO);
 }
 END_TEST
 
@@ -269,7 +277,7 @@ START_TEST(nothing_is_read_after_a_shut_down)
 	ck_assert_int_eq(inode_get(vol->store, FIRST_INO, &row), -EIO);
 	ck_assert_int_eq(inode_get(vol->store, ROOT_INO, &row), -EIO);
 	store_unlock(vol->store);
-	ck_assert_int_eq(volume_close(vol), 0);
+	end_volume(0);
 }
 END_TEST
 
