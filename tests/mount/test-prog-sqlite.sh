@@ -97,8 +97,11 @@ crash() {
 		sound "$db" "killed $1, $2"
 		same "$(sql "$db" 'select count(*) = max(n) from t')" 1 "no holes in $db"
 		rows=$(sql "$db" 'select count(*) from t')
-		# What is running when a program is killed may have been committed, and not said.
-		[ "$rows" -ge "$said" ] || fail "$db, killed $1: $said transactions were committed, $rows are there"
+		# What is running when a program is killed may have been committed, and not said. And SQLite says that it has committed when
+		# it cannot open the folder to make the journal's deletion durable, because the daemon is gone.
+		least=$said
+		if [ "$1-$mode" = daemon-delete ]; then least=$((said - 1)); fi
+		[ "$rows" -ge "$least" ] || fail "$db, killed $1: $said transactions were committed, $rows are there"
 		[ "$rows" -le $((said + 2)) ] || fail "$db, killed $1: $said transactions were committed, $rows are there"
 	done
 	finish "killed $1, $2"
