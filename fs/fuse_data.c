@@ -117,23 +117,6 @@ static struct seek_result seek_once(struct fs *fs, fuse_ino_t ino, uint64_t off,
 // Whether the kernel may have data where the answer goes by a hole.
 static bool needs_pages(const struct seek_result *s) { return (s->rc == 0 || s->rc == -ENXIO) && s->hole_start < s->hole_end; }
 
-// What was written through mmap(2), or with writeback caching, may lie in the kernel only, in what is a hole for us. The kernel asks us without a
-// thought of that. So the pages over the hole that decides are called in (there is nothing of worth in clean ones: zeros), and the question is
-// asked again, until the answer is of what was called in.
-static struct seek_result seek_with_pages(struct session *session, fuse_ino_t ino, uint64_t off, int whence, struct seek_result s)
-{
-	uint64_t known = 0; // the pages before it have been called in
-
-	while (needs_pages(&s) && s.hole_start >= known && known != TO_THE_END) {
-		off_t len = s.hole_end == TO_THE_END ? 0 : (off_t)(s.hole_end - s.hole_start);
-
-		known = s.hole_end;
-		fuse_lowlevel_notify_inval_inode(session->se, ino, (off_t)s.hole_start, len);
-		s = seek_once(session->fs, ino, off, whence);
-	}
-	return s;
-}
-
 // All of the file is data. Only the kernel knows what is behind the size that we know, when it caches writes.
 static struct seek_result seek_blindly(struct session *session, fuse_ino_t ino, uint64_t off, int whence)
 {
@@ -148,6 +131,26 @@ static struct seek_result seek_blindly(struct session *session, fuse_ino_t ino, 
 		s.rc = -EAGAIN;
 	else if (off >= (uint64_t)st.st_size)
 		s.rc = -ENXIO;
+	return s;
+}
+
+// What was written through mmap(2), or with writeback caching, may lie in the kernel only, in what is a hole for us. The kernel asks us without a
+// thought of that. So the pages over the hole that decides are called in (there is nothing of worth in clean ones: zeros), and the question is
+// asked again, until the answer is of what was called in.
+static struct seek_result seek_with_pages(struct session *session, fuse_ino_t ino, uint64_t off, int whence, struct seek_result s)
+{
+	uint64_t known = 0; // the pages before it have been called in
+	int r;
+
+	while (needs_pages(&s) && s.hole_start >= known && known != TO_THE_END) {
+		off_t len = s.hole_end == TO_THE_END ? 0 : (off_t)(s.hole_end - s.hole_start);
+
+		known = s.hole_end;
+		r = fuse_lowlevel_notify_inval_inode(session->se, ino, (off_t)s.hole_start, len);
+		if (r != 0 && r != -ENOENT) // a page could not be written: what is not known to be a hole is none
+			return seek_blindly(session, ino, off, whence);
+		s = seek_once(session->fs, ino, off, whence);
+	}
 	return s;
 }
 
