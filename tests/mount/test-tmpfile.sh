@@ -10,6 +10,13 @@ format 128M
 holder=
 on_exit() { [ -z "$holder" ] || kill -9 "$holder" 2>/dev/null || true; }
 used_kb() { df -k --output=used "$mnt" | tail -n 1 | tr -d ' '; }
+# Opens a file that gets the name "late" and one that stays nameless, both fsync'ed, until $holder is killed.
+hold() {
+	: >"$scratch/out" # before the process starts: what is in there must be its own
+	"$LINUXOP" tmpfile-hold "$1" >"$scratch/out" &
+	holder=$!
+	wait_until 15 grep -q ready "$scratch/out" || fail "tmpfile-hold"
+}
 
 mount_image
 mkdir "$mnt/dir" "$mnt/group"
@@ -20,10 +27,8 @@ before=$(used_kb)
 freed() { [ "$(used_kb)" -le $((before + 256)) ]; }
 wait_until 15 freed || fail "the space of nameless files did not come back: $before KiB before, $(used_kb) now"
 
-# The daemon dies while one is open that has got a name, and one that has none. Both were fsync'ed.
-"$LINUXOP" tmpfile-hold "$mnt/dir" >"$scratch/out" &
-holder=$!
-wait_until 15 grep -q ready "$scratch/out" || fail "tmpfile-hold"
+# The daemon dies while one is open that has got a name, and one that has none.
+hold "$mnt/dir"
 kill -9 "$(daemon_pid)"
 kill -9 "$holder"
 wait "$holder" 2>/dev/null || true
@@ -42,9 +47,7 @@ if [ "$(id -u)" = 0 ]; then
 	chown 0:12 "$mnt/group"
 	chmod 2775 "$mnt/group"
 	! command -v setfacl >/dev/null || setfacl -d -m u:7:rw "$mnt/group"
-	"$LINUXOP" tmpfile-hold "$mnt/group" >"$scratch/out" &
-	holder=$!
-	wait_until 15 grep -q ready "$scratch/out" || fail "tmpfile-hold"
+	hold "$mnt/group"
 	same "$(stat -c %g "$mnt/group/late")" 12 "the group of a setgid directory"
 	! command -v setfacl >/dev/null || getfacl -cnp "$mnt/group/late" | grep -q "^user:7:rw-" || fail "the default ACL of a directory"
 	kill -9 "$holder"
