@@ -203,11 +203,15 @@ static bool get_value(uint64_t serial, const uint8_t **body, const uint8_t *end,
 
 enum record record_decode(const uint8_t *rec, size_t len, const struct table *t, int64_t rowid, struct value *row)
 {
-	const uint8_t *end = rec + len, *body, *at = rec, *types_end;
+	const uint8_t *end, *body, *at = rec, *types_end;
 	bool types_ok = true;
 	uint64_t header;
-	unsigned n = get_varint(rec, end, &header);
+	unsigned n;
 
+	if (len == 0)
+		return RECORD_BROKEN; // and rec may be NULL
+	end = rec + len;
+	n = get_varint(rec, end, &header);
 	if (n == 0 || header < n || header > len)
 		return RECORD_BROKEN;
 	at += n;
