@@ -3,7 +3,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
-#include <sched.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -11,7 +11,8 @@
 #include "util/blk.h"
 
 #define SPINS 64 // between two looks at the clock: about 2 µs
-#define SCARCE_NS 1000000u // between two looks: somebody else had the CPU
+#define SCARCE_NS 1000000u // between two looks: the CPU was somebody's, and without a request for half of it, somebody else's
+#define RECENT_NS UINT64_C(1000000000)
 #define PAUSE_MIN_NS UINT64_C(50000000)
 #define PAUSE_MAX_NS UINT64_C(3200000000)
 #define GOOD_NS 50000000u  // of spinning, after which the next pause is a short one again
@@ -33,9 +34,20 @@ static void wake(struct keeper *k)
 	syscall(SYS_futex, &k->up, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+// Requests have come from its CPU not long ago.
+static bool is_of_use(struct keeper *k, uint64_t now_ns)
+{
+	uint64_t last_ns = atomic_load(&k->last_ns);
+
+	return last_ns != 0 && now_ns < last_ns + RECENT_NS;
+}
+
 static bool wanted(struct keeper *k, uint64_t now_ns)
 {
-	return !atomic_load(&k->stopping) && now_ns < atomic_load(&k->last_ns) + k->poll_ns && now_ns >= atomic_load(&k->all->not_before_ns);
+	struct keepers *all = k->all;
+
+	return !atomic_load(&all->stopping) && now_ns < atomic_load(&all->last_ns) + all->poll_ns &&
+	       now_ns >= atomic_load(&all->not_before_ns) && is_of_use(k, now_ns);
 }
 
 static void pause_all(struct keeper *k, uint64_t now_ns)
@@ -55,10 +67,12 @@ static void spin(struct keeper *k)
 		for (int i = 0; i < SPINS; i++)
 			relax();
 		now_ns = duty_now_ns();
-		if (now_ns - last_ns > SCARCE_NS)
-			pause_all(k, now_ns);
-		else if ((k->good_ns += now_ns - last_ns) > GOOD_NS)
+		if (now_ns - last_ns > SCARCE_NS) {
+			if (now_ns > atomic_load(&k->last_ns) + SCARCE_NS / 2)
+				pause_all(k, now_ns);
+		} else if ((k->good_ns += now_ns - last_ns) > GOOD_NS) {
 			atomic_store(&k->all->pause_ns, PAUSE_MIN_NS);
+		}
 		last_ns = now_ns;
 	}
 }
@@ -82,7 +96,7 @@ static void *keeper_main(void *arg)
 		atomic_store(&k->up, 1); // nobody tries to wake it
 		return NULL;
 	}
-	while (!atomic_load(&k->stopping)) {
+	while (!atomic_load(&k->all->stopping)) {
 		if (atomic_load(&k->up) == 0) {
 			wait_while_down(k);
 			continue;
@@ -95,31 +109,67 @@ static void *keeper_main(void *arg)
 	return NULL;
 }
 
-void keeper_note(struct keeper *k)
+static void wake_those_of_use(struct keepers *all, uint64_t now_ns)
 {
-	uint64_t now_ns = duty_now_ns(), last_ns = atomic_exchange(&k->last_ns, now_ns);
-	uint64_t gap_ns = now_ns > last_ns ? min_u64(now_ns - last_ns, 10 * k->poll_ns) : 0;
+	for (unsigned i = 0; i < all->n; i++) {
+		struct keeper *k = &all->of_cpu[i];
 
-	// Two threads at once may lose one of two gaps.
-	gap_ns = (7 * atomic_load_explicit(&k->gap_ns, memory_order_relaxed) + gap_ns) / 8;
-	atomic_store_explicit(&k->gap_ns, gap_ns, memory_order_relaxed);
-	if (gap_ns < k->poll_ns && atomic_load(&k->up) == 0 && now_ns >= atomic_load(&k->all->not_before_ns))
-		wake(k);
+		if (k->there && atomic_load(&k->up) == 0 && is_of_use(k, now_ns))
+			wake(k);
+	}
 }
 
-void keepers_init(struct keepers *all) { *all = (struct keepers){ .pause_ns = PAUSE_MIN_NS }; }
+void keepers_note(struct keepers *all, unsigned cpu)
+{
+	uint64_t now_ns, last_ns, gap_ns;
 
-int keeper_start(struct keeper *k, struct keepers *all, unsigned cpu, unsigned poll_us)
+	if (all->n == 0)
+		return;
+	now_ns = duty_now_ns();
+	last_ns = atomic_exchange(&all->last_ns, now_ns);
+	atomic_store(&all->of_cpu[cpu].last_ns, now_ns);
+	gap_ns = now_ns > last_ns ? min_u64(now_ns - last_ns, 10 * all->poll_ns) : 0;
+
+	// Two threads at once may lose one of two gaps.
+	gap_ns = (7 * atomic_load_explicit(&all->gap_ns, memory_order_relaxed) + gap_ns) / 8;
+	atomic_store_explicit(&all->gap_ns, gap_ns, memory_order_relaxed);
+	if (gap_ns < all->poll_ns && atomic_load(&all->of_cpu[cpu].up) == 0 && now_ns >= atomic_load(&all->not_before_ns))
+		wake_those_of_use(all, now_ns);
+}
+
+int keepers_start(struct keepers *all, const cpu_set_t *cpus, unsigned n_cpus, unsigned poll_us)
 {
 	uint64_t poll_ns = poll_us * UINT64_C(1000);
 
-	*k = (struct keeper){ .all = all, .cpu = cpu, .poll_ns = poll_ns, .gap_ns = 10 * poll_ns };
-	return -pthread_create(&k->thread, NULL, keeper_main, k);
+	*all = (struct keepers){ .poll_ns = poll_ns, .gap_ns = 10 * poll_ns, .pause_ns = PAUSE_MIN_NS };
+	if (poll_us == 0)
+		return 0;
+	all->of_cpu = calloc(n_cpus, sizeof(*all->of_cpu));
+	if (all->of_cpu == NULL)
+		return -ENOMEM;
+	all->n = n_cpus;
+	for (unsigned cpu = 0; cpu < n_cpus; cpu++) {
+		struct keeper *k = &all->of_cpu[cpu];
+
+		k->all = all;
+		k->cpu = cpu;
+		k->there = CPU_ISSET(cpu, cpus) && pthread_create(&k->thread, NULL, keeper_main, k) == 0;
+		if (!k->there)
+			atomic_store(&k->up, 1); // nobody tries to wake it
+	}
+	return 0;
 }
 
-void keeper_end(struct keeper *k)
+void keepers_end(struct keepers *all)
 {
-	atomic_store(&k->stopping, true);
-	wake(k);
-	pthread_join(k->thread, NULL);
+	atomic_store(&all->stopping, true);
+	for (unsigned i = 0; i < all->n; i++) {
+		if (all->of_cpu[i].there) {
+			wake(&all->of_cpu[i]);
+			pthread_join(all->of_cpu[i].thread, NULL);
+		}
+	}
+	free(all->of_cpu);
+	all->of_cpu = NULL;
+	all->n = 0;
 }

@@ -27,8 +27,6 @@
 struct queue {
 	atomic_int n_free;        // entries that are the kernel's
 	atomic_bool growing;      // a lane is about to be added
-	bool has_keeper;
-	struct keeper keeper;
 	unsigned n_lanes;         // under the lock of struct uring
 };
 
@@ -179,8 +177,7 @@ static void take(struct lane *l, struct entry *e)
 	struct queue *q = &l->u->queues[e->queue];
 
 	e->state = ENTRY_AT_WORK;
-	if (q->has_keeper)
-		keeper_note(&q->keeper);
+	keepers_note(&l->u->keepers, e->queue);
 	if (atomic_fetch_sub(&q->n_free, 1) == 1 && !atomic_exchange(&q->growing, true)) // U2
 		add_lane(l->u, e->queue);
 	process(l, e);
@@ -567,17 +564,6 @@ static int start_first_lanes(struct uring *u)
 	return rc;
 }
 
-// A CPU without a keeper is only slower.
-static void start_keepers(struct uring *u)
-{
-	unsigned poll_us = u->t->opts.poll_us;
-
-	keepers_init(&u->keepers);
-	for (unsigned cpu = 0; cpu < u->n_queues && poll_us > 0; cpu++)
-		if (CPU_ISSET(cpu, &u->ours))
-			u->queues[cpu].has_keeper = keeper_start(&u->queues[cpu].keeper, &u->keepers, cpu, poll_us) == 0;
-}
-
 // ---- life ----
 
 static void uring_stop(void *self)
@@ -605,9 +591,7 @@ static void uring_destroy(void *self)
 		next = l->next;
 		free_lane(l);
 	}
-	for (unsigned i = 0; i < u->n_queues; i++)
-		if (u->queues[i].has_keeper)
-			keeper_end(&u->queues[i].keeper);
+	keepers_end(&u->keepers);
 	pthread_cond_destroy(&u->cv);
 	pthread_mutex_destroy(&u->lock);
 	free(u->queues);
@@ -616,9 +600,10 @@ static void uring_destroy(void *self)
 
 static int set_up_lanes(struct uring *u, struct errmsg *why)
 {
-	int rc;
+	int rc = keepers_start(&u->keepers, &u->ours, u->n_queues, u->t->opts.poll_us); // before anybody notes a request
 
-	start_keepers(u); // before anybody looks for one
+	if (rc != 0)
+		return rc;
 	pthread_mutex_lock(&u->lock);
 	rc = start_first_lanes(u);
 	while (u->n_ready < u->n_first)
