@@ -106,10 +106,13 @@ static struct seek_result seek_once(struct fs *fs, fuse_ino_t ino, uint64_t off,
 
 	s.rc = fs_lseek(fs, ino, off, whence, &s.found);
 	s.hole_end = s.rc == 0 ? s.found : TO_THE_END;
-	if (s.rc == 0 && whence == SEEK_HOLE) {
+	while (s.rc == 0 && whence == SEEK_HOLE) {
 		s.hole_start = s.found;
 		if (fs_lseek(fs, ino, s.found, SEEK_DATA, &s.hole_end) != 0)
 			s.hole_end = TO_THE_END;
+		if (s.hole_end != s.hole_start)
+			break;
+		s.rc = fs_lseek(fs, ino, off, whence, &s.found); // it was written in between, and is no hole any more
 	}
 	return s;
 }
