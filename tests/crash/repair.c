@@ -33,7 +33,7 @@ static const char *const damages[] = {
 	"DELETE FROM spacemap",
 	"DELETE FROM metaslab",
 	"UPDATE metaslab SET free_blk = free_blk - 5",
-	"INSERT INTO xattr (ino, name, value) VALUES (987654, x'757365722e78', x'01')",
+	"INSERT OR REPLACE INTO xattr (ino, name, value) VALUES (987654, x'757365722e78', x'01')",
 };
 
 static int damage(struct volume *vol, uint64_t seed, char *why, size_t why_cap)
