@@ -10,7 +10,8 @@
 // The fork comes before anything is opened: locks, threads and SQLite do not survive one. In the foreground there is only the child's part.
 //
 // Signals are blocked in every thread and read here from a descriptor. SIGTERM and SIGINT unmount; what is being closed is never
-// interrupted by a second one. SIGHUP only leaves a line in the log: there is no settings file to read again.
+// interrupted by a second one. SIGUSR2 logs the requests that there were. SIGHUP only leaves a line in the log: there is no settings file to
+// read again.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -73,6 +74,7 @@ static int take_signals(struct daemon *d)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR2);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;
 	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -88,6 +90,10 @@ static bool asked_to_end(struct daemon *d)
 	while (read(d->signal_fd, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGHUP) {
 			msg_info("SIGHUP: there are no settings to read again, going on");
+			continue;
+		}
+		if (info.ssi_signo == SIGUSR2) {
+			transport_log_requests(d->session.transport);
 			continue;
 		}
 		msg_info("%s: unmounting %s", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT", d->device);

@@ -12,6 +12,7 @@
 #define FUSE_USE_VERSION 35
 #include <fuse3/fuse_lowlevel.h>
 
+#include "fs/duty.h"
 #include "fs/transport_internal.h"
 #include "util/log.h"
 
@@ -72,11 +73,17 @@ static void adapt(struct transport *t, char *req, size_t len)
 
 void transport_process(struct transport *t, struct seat *s, char *req, size_t len)
 {
+	struct request_kind kind = request_kind_of(req, len);
+	uint64_t begin_ns = duty_now_ns();
+
 	adapt(t, req, len);
 	s->unique = ((const struct fuse_in_header *)req)->unique;
 	fuse_session_process_buf(t->se, &(struct fuse_buf){ .size = len, .mem = req });
 	s->unique = 0;
+	request_stats_count(&t->requests, kind, duty_now_ns() - begin_ns);
 }
+
+void transport_log_requests(struct transport *t) { request_stats_log(&t->requests); }
 
 void *transport_read_room(struct transport *t, size_t size)
 {

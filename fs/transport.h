@@ -82,6 +82,9 @@ int transport_destroy(struct transport *t);
 // Whether the kernel leaves the clearing of setuid, setgid and file capabilities to us (FUSE_HANDLE_KILLPRIV_V2, Linux 5.12).
 bool transport_handles_killpriv(const struct transport *t);
 
+// The requests that there were, to the log: how many of each kind, their time, and the sizes of reads and writes.
+void transport_log_requests(struct transport *t);
+
 // Room for the data of a reply, on a thread that processes a READ: a reply made there is copied once less. NULL if `size` is too much.
 // Valid until the reply, page-aligned, and not cleared.
 void *transport_read_room(struct transport *t, size_t size);

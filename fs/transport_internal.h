@@ -21,6 +21,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "fs/request_stats.h"
 #include "fs/transport.h"
 #include "util/errmsg.h"
 
@@ -67,6 +68,7 @@ struct transport {
 	int ended_fd; // eventfd: readable when the session has ended
 	pthread_key_t seat_key;
 	struct way dev, rings;
+	struct request_stats requests;
 
 	// Of the INIT exchange, by the one thread that answers it; other threads serve nothing before:
 	uint64_t init_unique;

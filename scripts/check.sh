@@ -18,7 +18,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 timeout=${CHECK_TIMEOUT:-3000}
 threaded_tests='check_alloc_threads check_alloc_trim check_dbvfs_errors check_deferred check_duty check_engine check_fs_life check_keeper check_trimmer check_txn check_wal_log'
 # What goes through the transport in its own way: large and many requests, crashes, signals, users, slow work beside brief.
-uring_tests='test-transport.sh test-options-effect.sh test-tree-copy.sh test-enospc.sh test-kill.sh test-attributes.sh test-acl.sh'
+uring_tests='test-transport.sh test-requests.sh test-options-effect.sh test-tree-copy.sh test-enospc.sh test-kill.sh test-attributes.sh test-acl.sh'
 uring_tests="$uring_tests test-readdir-delete.sh test-data-paths.sh test-setuid.sh test-user.sh test-signals.sh test-tmpfile.sh test-umount.sh"
 uring_switch=/sys/module/fuse/parameters/enable_uring
 passed=0
