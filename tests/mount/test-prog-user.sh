@@ -11,7 +11,7 @@ require_programs fusermount3
 make_scratch
 make_user
 tests=${USER_TESTS:-test-sparse.sh test-names.sh test-links.sh test-rename-flags.sh test-readdir-delete.sh test-data-paths.sh
-	test-kill.sh test-tmpfile.sh test-locks.sh test-errno.sh test-enospc.sh test-prog-mmap.sh test-prog-inotify.sh test-prog-rsync.sh}
+	test-kill.sh test-tmpfile.sh test-locks.sh test-errno.sh test-enospc.sh test-requests.sh test-prog-mmap.sh test-prog-inotify.sh test-prog-rsync.sh}
 
 # The folders that the tests look for. The build folder may be closed to others.
 mkdir "$scratch/home/build" "$scratch/home/source" "$scratch/home/scratch"
