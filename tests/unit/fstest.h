@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "fs/fs.h"
+#include "meta/deferred_rows.h"
 #include "meta/extmap.h"
 #include "meta/rows.h"
 #include "util/blk.h"
@@ -55,6 +56,22 @@ static inline int64_t ft_sql(struct ft *t, const char *sql)
 	value = sqlite3_column_int64(stmt, 0);
 	sqlite3_finalize(stmt);
 	return value;
+}
+
+static inline int64_t ft_locked_sql(struct ft *t, const char *sql)
+{
+	int64_t value;
+
+	store_lock(t->vol->store);
+	value = ft_sql(t, sql);
+	store_unlock(t->vol->store);
+	return value;
+}
+
+// Rows of deferred writes that a mount would finish.
+static inline int64_t ft_live_rows(struct ft *t)
+{
+	return ft_locked_sql(t, "SELECT count(*) FROM deferred WHERE " DEFERRED_LIVE_SQL);
 }
 
 static inline int ft_add_len(void *ctx, uint64_t start_blk, uint64_t len_blk)
@@ -125,7 +142,7 @@ static inline void ft_check(struct ft *t)
 		"SELECT count(*) FROM dirent d LEFT JOIN inode i USING (ino) WHERE i.ino IS NULL OR d.type <> i.mode >> 12 OR"
 		" (d.type = 4 AND i.parent <> d.parent)",
 		"SELECT count(*) FROM inode WHERE nlink = 0 AND ino NOT IN (SELECT ino FROM orphan)",
-		"SELECT count(*) FROM deferred d WHERE txn >= (SELECT coalesce(max(value), 0) FROM config WHERE key = 'deferred_from')"
+		"SELECT count(*) FROM deferred d WHERE " DEFERRED_LIVE_SQL
 		" AND NOT EXISTS (SELECT 1 FROM extent e WHERE e.flags = 0 AND d.phys >= e.phys AND"
 		" d.phys < e.phys + e.len)",
 	};
@@ -224,6 +241,26 @@ static inline int ft_truncate(struct ft *t, uint64_t ino, uint64_t size)
 	if (r == 0)
 		ck_assert_uint_eq((uint64_t)st.st_size, size);
 	return r;
+}
+
+// Bytes that look random, the same for the same seed. To be freed.
+static inline uint8_t *ft_pattern(size_t len, unsigned seed)
+{
+	uint8_t *buf = malloc(len);
+	unsigned state = seed * 2654435761u + 1;
+
+	for (size_t i = 0; i < len; i++)
+		buf[i] = (uint8_t)(vt_rand(&state) >> 8);
+	return buf;
+}
+
+static inline uint64_t ft_durable_file(struct ft *t, const char *name, const void *buf, size_t len)
+{
+	uint64_t ino = ft_create(t, ROOT_INO, name);
+
+	ft_write(t, ino, buf, len, 0);
+	ck_assert_int_eq(fs_fsync(t->fs, ino), 0);
+	return ino;
 }
 
 // The file holds exactly these bytes.
