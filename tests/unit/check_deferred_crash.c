@@ -10,6 +10,8 @@ static struct ft t;
 
 // ---- crashes ----
 
+#define NO_ENTRY SIZE_MAX
+
 struct only { // entries of the log that a crash leaves
 	size_t drop_from, drop_to;
 	size_t tear;
@@ -123,7 +125,7 @@ START_TEST(dead_rows_stay_dead)
 }
 END_TEST
 
-// At every entry of the device's log: each write since the last flush dropped, alone or with all behind it, and the last one torn.
+// At every entry of the device's log: each write since the last flush dropped, with all behind it, or alone while the last one is torn or whole.
 static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, size_t synced)
 {
 	size_t flushed = 0;
@@ -131,8 +133,8 @@ static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new
 	for (size_t cut = 1; cut <= testdev_log_len(dev); cut++) {
 		if (testdev_log_at(dev, cut - 1)->op == TESTDEV_FLUSH)
 			flushed = cut;
-		for (size_t i = 2 * flushed; i < 2 * cut; i++) {
-			struct only o = { .drop_from = i / 2, .drop_to = i % 2 != 0 ? i / 2 + 1 : cut, .tear = cut - 1 };
+		for (size_t i = 3 * flushed; i < 3 * cut; i++) {
+			struct only o = { .drop_from = i / 3, .drop_to = i % 3 == 0 ? cut : i / 3 + 1, .tear = i % 3 == 2 ? NO_ENTRY : cut - 1 };
 			struct bdev *crashed;
 
 			ck_assert_int_eq(testdev_crash_state(dev, cut, keep, &o, &crashed), 0);
@@ -210,7 +212,7 @@ END_TEST
 // As it was when the recorded fsync became durable: the writes in place come after that.
 static struct bdev *without_copies(void)
 {
-	struct only o = { .drop_from = SIZE_MAX, .drop_to = SIZE_MAX, .tear = SIZE_MAX };
+	struct only o = { .drop_from = NO_ENTRY, .drop_to = NO_ENTRY, .tear = NO_ENTRY };
 	struct bdev *crashed;
 	size_t cut = 1;
 
