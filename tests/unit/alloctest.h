@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "alloc/alloc.h"
+#include "run_suite.h"
 #include "util/blk.h"
 #include "util/log.h"
 
@@ -222,14 +223,8 @@ static inline uint64_t alloctest_seed(uint64_t seed) // never 0
 
 static inline int alloctest_run(const char *prog, Suite *suite)
 {
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
 	msg_open(prog, MSG_TO_NOWHERE, MSG_ERROR); // refused frees are meant here
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }
 
 #endif

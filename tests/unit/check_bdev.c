@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "bdevtest.h"
+#include "run_suite.h"
 #include "block/testdev.h"
 
 // ---- what all backends share ----
@@ -540,4 +541,4 @@ static Suite *bdev_suite(void)
 	return s;
 }
 
-int main(void) { return bdevtest_main(bdev_suite()); }
+int main(void) { return run_suite(bdev_suite()); }

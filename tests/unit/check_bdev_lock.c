@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "bdevtest.h"
+#include "run_suite.h"
 
 // ---- locks ----
 
@@ -366,4 +367,4 @@ static Suite *bdev_lock_suite(void)
 	return s;
 }
 
-int main(void) { return bdevtest_main(bdev_lock_suite()); }
+int main(void) { return run_suite(bdev_lock_suite()); }

@@ -101,15 +101,9 @@ int main(void)
 {
 	Suite *s = suite_create("deferred rows");
 	TCase *tc = tcase_create("bad");
-	SRunner *runner;
-	int n_failed;
 
 	tcase_add_loop_test(tc, bad_numbers_are_refused, 0, ARRAY_LEN(bad_numbers));
 	tcase_add_loop_test(tc, bad_rows_are_refused, 0, ARRAY_LEN(bad_rows));
 	suite_add_tcase(s, tc);
-	runner = srunner_create(s);
-	srunner_run_all(runner, CK_NORMAL);
-	n_failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return n_failed == 0 ? 0 : 1;
+	return ft_main(s);
 }

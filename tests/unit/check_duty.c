@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "fs/duty.h"
+#include "run_suite.h"
 
 #define MAX_THREADS 4
 #define N_REQUESTS 3000
@@ -128,16 +129,10 @@ int main(void)
 {
 	Suite *s = suite_create("duty");
 	TCase *tc = tcase_create("duty");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, each_request_is_processed_once, 0, 2);
 	tcase_add_test(tc, a_request_that_blocks_keeps_nobody_waiting);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return run_suite(s);
 }

@@ -17,6 +17,7 @@
 
 #include "alloc/engine.h"
 #include "naive_map.h"
+#include "run_suite.h"
 
 #if defined(__SANITIZE_THREAD__) // which is about hints_need_no_lock
 #define OPS_PER_ENGINE 30000u
@@ -733,8 +734,6 @@ int main(void)
 {
 	Suite *suite = suite_create("engine");
 	TCase *all = tcase_create("all"), *reference = tcase_create("reference");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(all, 120);
 	tcase_add_test(all, each_has_a_name_of_its_own);
@@ -746,9 +745,5 @@ int main(void)
 	tcase_add_loop_test(reference, agrees_with_the_reference, 0, N_SHAPES);
 	suite_add_tcase(suite, all);
 	suite_add_tcase(suite, reference);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }

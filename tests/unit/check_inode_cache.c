@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "meta/rows.h"
+#include "run_suite.h"
 #include "voltest.h"
 
 #define VOLUME_BYTES (4ull << 30) // so large that no transaction is full
@@ -347,8 +348,6 @@ int main(void)
 {
 	Suite *s = suite_create("inode_cache");
 	TCase *tc = tcase_create("inode_cache");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, a_row_is_written_once_in_a_transaction);
@@ -361,9 +360,5 @@ int main(void)
 	tcase_add_test(tc, nothing_is_read_after_a_shut_down);
 	tcase_add_test(tc, random_changes_against_a_model);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return run_suite(s);
 }

@@ -10,6 +10,7 @@
 #include "meta/freemap.h"
 #include "meta/orphan.h"
 #include "meta/rows.h"
+#include "run_suite.h"
 #include "util/blk.h"
 #include "voltest.h"
 
@@ -536,8 +537,6 @@ int main(void)
 {
 	Suite *s = suite_create("meta");
 	TCase *tc = tcase_create("meta");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, rows_survive_a_remount);
@@ -552,9 +551,5 @@ int main(void)
 	tcase_add_test(tc, read_only_open_writes_nothing);
 	tcase_add_test(tc, every_size_can_be_formatted);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return run_suite(s);
 }

@@ -7,6 +7,7 @@
 
 #include "meta/freemap.h"
 #include "meta/spacemap.h"
+#include "run_suite.h"
 #include "util/blk.h"
 #include "voltest.h"
 
@@ -601,8 +602,6 @@ int main(void)
 {
 	Suite *s = suite_create("spacemap");
 	TCase *tc = tcase_create("spacemap");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, round_trip);
@@ -618,9 +617,5 @@ int main(void)
 	tcase_add_test(tc, damaged_last_row);
 	tcase_add_test(tc, allocator_gets_the_map);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return run_suite(s);
 }

@@ -8,6 +8,7 @@
 #include "block/sb_format.h"
 #include "block/superblock.h"
 #include "block/testdev.h"
+#include "run_suite.h"
 #include "util/blk.h"
 #include "util/crc32c.h"
 #include "util/log.h"
@@ -703,13 +704,4 @@ static Suite *superblock_suite(void)
 	return s;
 }
 
-int main(void)
-{
-	SRunner *r = srunner_create(superblock_suite());
-	int failed;
-
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+int main(void) { return run_suite(superblock_suite()); }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "block/testdev.h"
+#include "run_suite.h"
 #include "util/log.h"
 
 #define DEV_BYTES (8u << 20)
@@ -394,13 +395,4 @@ static Suite *testdev_suite(void)
 	return s;
 }
 
-int main(void)
-{
-	SRunner *r = srunner_create(testdev_suite());
-	int failed;
-
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+int main(void) { return run_suite(testdev_suite()); }

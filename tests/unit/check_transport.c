@@ -29,6 +29,7 @@
 #include <fuse3/fuse_lowlevel.h>
 
 #include "fs/transport.h"
+#include "run_suite.h"
 #include "util/log.h"
 
 #define DATA_BYTES (4u << 20)
@@ -743,8 +744,7 @@ static void add_tests(Suite *s, int n_kinds)
 int main(void)
 {
 	Suite *s = suite_create("transport");
-	SRunner *sr;
-	int failed_tests, n_kinds;
+	int n_kinds;
 
 	if (geteuid() != 0 || access("/dev/fuse", R_OK | W_OK) != 0) {
 		puts("skipped: mounting needs root and /dev/fuse");
@@ -754,9 +754,5 @@ int main(void)
 	if (n_kinds == 1)
 		puts("only over /dev/fuse: the kernel does not offer io_uring (Y in " ENABLED "), or this was built without liburing");
 	add_tests(s, n_kinds);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed_tests = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed_tests == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(s);
 }

@@ -9,6 +9,7 @@
 #include "meta/extmap.h"
 #include "meta/freemap.h"
 #include "meta/rows.h"
+#include "run_suite.h"
 #include "util/blk.h"
 #include "voltest.h"
 
@@ -581,8 +582,6 @@ int main(void)
 {
 	Suite *s = suite_create("txn");
 	TCase *tc = tcase_create("txn");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, durable_means_durable);
@@ -598,9 +597,5 @@ int main(void)
 	tcase_add_test(tc, a_database_that_cannot_grow_says_enospc);
 	tcase_add_test(tc, freed_blocks_wait);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return run_suite(s);
 }

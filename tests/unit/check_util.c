@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "run_suite.h"
 #include "util/blk.h"
 #include "util/crc32c.h"
 #include "util/endian.h"
@@ -368,13 +369,4 @@ static Suite *util_suite(void)
 	return s;
 }
 
-int main(void)
-{
-	SRunner *r = srunner_create(util_suite());
-	int failed;
-
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-}
+int main(void) { return run_suite(util_suite()); }

@@ -13,6 +13,7 @@
 #include "meta/dbvfs_shm.h"
 #include "meta/sysfile.h"
 #include "meta/wal_log.h"
+#include "run_suite.h"
 #include "sysfile_alloc.h"
 #include "util/blk.h"
 
@@ -371,8 +372,6 @@ int main(void)
 {
 	Suite *suite = suite_create("wal_log");
 	TCase *tc = tcase_create("all");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, sysfile_bounds_marks_and_label);
@@ -384,8 +383,5 @@ int main(void)
 	tcase_add_test(tc, checkpoint_and_restart_exclude_each_other);
 	tcase_add_test(tc, file_lock_levels);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }

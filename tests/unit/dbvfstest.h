@@ -16,6 +16,7 @@
 #include "meta/dbpage.h"
 #include "meta/dbvfs.h"
 #include "meta/sysfile.h"
+#include "run_suite.h"
 #include "sysfile_alloc.h"
 #include "util/blk.h"
 
@@ -240,8 +241,6 @@ struct dbvfs_case {
 static inline int run_cases(const char *suite_name, const struct dbvfs_case *cases, size_t n)
 {
 	Suite *suite = suite_create(suite_name);
-	SRunner *runner;
-	int failed;
 
 	for (size_t i = 0; i < n; i++) {
 		TCase *tc = tcase_create(cases[i].name);
@@ -251,11 +250,7 @@ static inline int run_cases(const char *suite_name, const struct dbvfs_case *cas
 			tcase_add_test(tc, cases[i].tests[t]);
 		suite_add_tcase(suite, tc);
 	}
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }
 
 #endif

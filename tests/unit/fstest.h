@@ -14,6 +14,7 @@
 #include "meta/deferred_rows.h"
 #include "meta/extmap.h"
 #include "meta/rows.h"
+#include "run_suite.h"
 #include "util/blk.h"
 #include "voltest.h"
 
@@ -304,14 +305,8 @@ static inline uint64_t ft_avail(struct ft *t)
 
 static inline int ft_main(Suite *suite)
 {
-	SRunner *runner = srunner_create(suite);
-	int failed;
-
 	msg_open("check", MSG_TO_NOWHERE, MSG_DEBUG);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }
 
 #endif
