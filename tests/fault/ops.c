@@ -121,41 +121,35 @@ int op_symlink(struct work *w, const struct op *op)
 	return err;
 }
 
-int op_link(struct work *w, const struct op *op)
-{
-	struct fs_entry e;
-	const char *name;
-	uint64_t ino, dir;
-	int err = find(w->fs, op->path, strlen(op->path), &ino);
-
-	if (err != 0)
-		return err;
-	err = find_parent(w->fs, op->path2, &dir, &name);
-	if (err == 0) {
-		err = fs_link(w->fs, ino, dir, name, &e);
-		if (err == 0)
-			fs_forget(w->fs, e.ino, 1);
-		drop(w->fs, dir);
-	}
-	drop(w->fs, ino);
-	return err;
-}
-
-int op_name_held(struct work *w, const struct op *op)
+static int add_name(struct fs *fs, uint64_t ino, const char *path)
 {
 	struct fs_entry e;
 	const char *name;
 	uint64_t dir;
-	int err = find_parent(w->fs, op->path, &dir, &name);
+	int err = find_parent(fs, path, &dir, &name);
 
 	if (err != 0)
 		return err;
-	err = fs_link(w->fs, w->held, dir, name, &e);
+	err = fs_link(fs, ino, dir, name, &e);
 	if (err == 0)
-		fs_forget(w->fs, e.ino, 1);
-	drop(w->fs, dir);
+		fs_forget(fs, e.ino, 1);
+	drop(fs, dir);
 	return err;
 }
+
+int op_link(struct work *w, const struct op *op)
+{
+	uint64_t ino;
+	int err = find(w->fs, op->path, strlen(op->path), &ino);
+
+	if (err != 0)
+		return err;
+	err = add_name(w->fs, ino, op->path2);
+	drop(w->fs, ino);
+	return err;
+}
+
+int op_name_held(struct work *w, const struct op *op) { return add_name(w->fs, w->held, op->path); }
 
 static int remove_name(struct work *w, const struct op *op, int (*how)(struct fs *fs, uint64_t dir, const char *name))
 {

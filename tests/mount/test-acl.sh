@@ -6,8 +6,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 require_fuse
 require_root "files of several users"
-command -v setfacl >/dev/null || skip "no setfacl"
-command -v setpriv >/dev/null || skip "no setpriv"
+require_programs setfacl setpriv
 make_scratch
 chmod 755 "$scratch"
 format 64M

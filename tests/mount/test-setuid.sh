@@ -7,7 +7,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 require_fuse
 require_root "files of two users"
-command -v setpriv >/dev/null || skip "no setpriv"
+require_programs setpriv
 make_scratch
 chmod 755 "$scratch"
 format 64M

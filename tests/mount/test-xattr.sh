@@ -6,8 +6,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 require_fuse
 require_root "trusted attributes and users"
-command -v setfattr >/dev/null || skip "no setfattr"
-command -v setpriv >/dev/null || skip "no setpriv"
+require_programs setfattr setpriv
 make_scratch
 chmod 755 "$scratch"
 format 64M
