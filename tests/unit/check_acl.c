@@ -114,13 +114,8 @@ static int get(uint64_t ino, const char *name, struct acl *acl)
 
 static int64_t sql(const char *text)
 {
-	int64_t value;
-
 	ck_assert_int_eq(fs_sync(t.fs), 0); // rows of inodes are written then
-	store_lock(t.vol->store);
-	value = ft_sql(&t, text);
-	store_unlock(t.vol->store);
-	return value;
+	return ft_locked_sql(&t, text);
 }
 
 static uint32_t mode_of(uint64_t ino) { return ft_stat(&t, ino).st_mode & 07777; }

@@ -341,9 +341,7 @@ START_TEST(rename_in_a_circle_is_damage)
 	b = ft_mkdir(&t, a, "b");
 	c = ft_mkdir(&t, ROOT_INO, "c");
 	snprintf(sql, sizeof(sql), "UPDATE inode SET parent = %d WHERE ino = %d RETURNING 1", (int)b, (int)a);
-	store_lock(t.vol->store);
-	ck_assert_int_eq(ft_sql(&t, sql), 1);
-	store_unlock(t.vol->store);
+	ck_assert_int_eq(ft_locked_sql(&t, sql), 1);
 	ck_assert_int_eq(fs_rename(t.fs, ROOT_INO, "c", b, "c", 0), -EUCLEAN);
 	ck_assert_int_eq(ft_lookup(&t, ROOT_INO, "a", NULL), -EUCLEAN);
 	ck_assert_uint_ne(c, 0);

@@ -79,13 +79,9 @@ static void write_file(struct layout *l, uint64_t ino, uint64_t bytes)
 static int64_t sql(struct layout *l, const char *fmt, unsigned long long ino)
 {
 	char text[512];
-	int64_t value;
 
 	snprintf(text, sizeof(text), fmt, ino);
-	store_lock(l->t.vol->store);
-	value = ft_sql(&l->t, text);
-	store_unlock(l->t.vol->store);
-	return value;
+	return ft_locked_sql(&l->t, text);
 }
 
 // ---- one by one ----

@@ -14,13 +14,9 @@ static struct ft t;
 static int64_t count_rows(const char *table)
 {
 	char sql[64];
-	int64_t n;
 
 	snprintf(sql, sizeof(sql), "SELECT count(*) FROM %s", table);
-	store_lock(t.vol->store);
-	n = ft_sql(&t, sql);
-	store_unlock(t.vol->store);
-	return n;
+	return ft_locked_sql(&t, sql);
 }
 
 static void wait_for_no_orphans(void)
@@ -258,9 +254,7 @@ START_TEST(tail_of_a_tmpfile_goes_before_its_name_comes)
 	ino = make_tmpfile(ROOT_INO);
 	write_every_other_block(ino, N);
 	snprintf(sql, sizeof(sql), "UPDATE inode SET size = 0 WHERE ino = %d RETURNING 1", (int)ino);
-	store_lock(t.vol->store);
-	ck_assert_int_eq(ft_sql(&t, sql), 1);
-	store_unlock(t.vol->store);
+	ck_assert_int_eq(ft_locked_sql(&t, sql), 1);
 	atomic_store(&t.fs->check_orphans, true); // as fs_trim_tail() leaves it
 	ck_assert_int_eq(fs_link(t.fs, ino, ROOT_INO, "f", &e), 0);
 	ck_assert_int_eq(ft_truncate(&t, ino, sizeof(zeros)), 0);
