@@ -125,6 +125,39 @@ START_TEST(dead_rows_stay_dead)
 }
 END_TEST
 
+// New blocks have been flushed with their transaction, but its rows stay live as long as one that was overwritten in it has not been copied:
+// so they are remembered as long, and go with their blocks.
+START_TEST(rows_of_a_transaction_wait_for_each_other)
+{
+	uint8_t *a = ft_pattern(MIB, 31), *b = ft_pattern(MIB, 32);
+	const unsigned batch = 16;
+	uint64_t f, g;
+
+	ft_new(&t, 16 * MIB);
+	f = ft_durable_file(&t, "f", a, MIB);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	g = ft_create(&t, ROOT_INO, "g");
+	ft_write(&t, g, b, batch * BLK_SIZE, 0);
+	ft_write(&t, f, b, BLK_SIZE, 0);
+	memcpy(a, b, BLK_SIZE);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ft_create(&t, ROOT_INO, "x");
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ck_assert_int_eq(ft_live_rows(&t), batch + 1);
+	ck_assert_int_eq(fs_unlink(t.fs, ROOT_INO, "g"), 0);
+	fs_forget(t.fs, g, 1);
+	reaper_drain(t.fs);
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ck_assert_int_le(ft_live_rows(&t), 1);
+	ft_check(&t);
+	ft_crash(&t);
+	ft_expect(&t, f, a, MIB);
+	free(a);
+	free(b);
+	ft_end(&t);
+}
+END_TEST
+
 // At every entry of the device's log: each write since the last flush dropped, with all behind it, or alone while the last one is torn or whole.
 static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, size_t synced)
 {
@@ -209,6 +242,65 @@ START_TEST(every_crash_at_the_end_of_a_batch)
 }
 END_TEST
 
+static uint64_t db_capacity_bytes(struct volume *vol) { return sysfile_capacity_bytes(&vol->files, SYSFILE_DB); }
+
+// A batch is given up while younger rows are still needed: of blocks that nobody has copied yet (one block, too few for a copy), or
+// that have been copied and not flushed (another batch). "deferred_from" must not pass those.
+START_TEST(every_crash_beside_younger_rows)
+{
+	uint8_t *old = ft_pattern(MIB, 30), *new = malloc(MIB);
+	const unsigned batch = 16, younger = _i == 0 ? 1 : batch;
+	uint64_t ino, capacity_bytes;
+	size_t synced;
+
+	ft_new(&t, 16 * MIB);
+	ino = ft_durable_file(&t, "f", old, MIB);
+	for (int i = 0; i < 2; i++) { // twice, so that the database has grown before
+		memset(old, 0x5e + i, batch * BLK_SIZE);
+		ft_write(&t, ino, old, batch * BLK_SIZE, 0);
+		ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	}
+	memcpy(new, old, MIB);
+	memset(new + 100 * BLK_SIZE, 0x60, younger * BLK_SIZE);
+	capacity_bytes = db_capacity_bytes(t.vol);
+	testdev_record(t.dev, true);
+	ft_write(&t, ino, new + 100 * BLK_SIZE, younger * BLK_SIZE, 100 * BLK_SIZE);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	synced = testdev_log_len(t.dev);
+	ck_assert_int_eq(ft_live_rows(&t), batch + younger);
+	ft_create(&t, ROOT_INO, "x");
+	ck_assert_int_eq(fs_sync(t.fs), 0);
+	ck_assert_int_eq(ft_live_rows(&t), younger);
+	testdev_record(t.dev, false);
+	ck_assert_uint_eq(db_capacity_bytes(t.vol), capacity_bytes); // which would have been a flush
+	try_crashes(t.dev, old, new, MIB, synced);
+	free(old);
+	free(new);
+	ft_end(&t);
+}
+END_TEST
+
+// A clean end copies what is left, flushes it, and only then deletes the rows.
+START_TEST(every_crash_at_the_end)
+{
+	uint8_t *buf = ft_pattern(MIB, 29);
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = ft_durable_file(&t, "f", buf, MIB);
+	memset(buf + 100000, 0x5d, 10000);
+	ft_write(&t, ino, buf + 100000, 10000, 100000);
+	ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+	ck_assert(deferred_wants_copy(t.vol->deferred));
+	testdev_record(t.dev, true);
+	ft_unmount(&t);
+	testdev_record(t.dev, false);
+	try_crashes(t.dev, buf, buf, MIB, 0);
+	bdev_close(t.dev);
+	free(buf);
+}
+END_TEST
+
 // As it was when the recorded fsync became durable: the writes in place come after that.
 static struct bdev *without_copies(void)
 {
@@ -222,8 +314,6 @@ static struct bdev *without_copies(void)
 	ck_assert_int_eq(testdev_crash_state(t.dev, cut, keep, &o, &crashed), 0);
 	return crashed;
 }
-
-static uint64_t db_capacity_bytes(struct volume *vol) { return sysfile_capacity_bytes(&vol->files, SYSFILE_DB); }
 
 // The same for a mount that finds rows, finishes them, and gives them up with its first transaction. Nothing but the recovery flushes what it
 // has written before that one's log if the database need not grow, and (_i = 1) fsck has emptied the log, so that no old header is in the way (W4).
@@ -402,8 +492,11 @@ int main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, checksums_come_late);
 	tcase_add_test(tc, dead_rows_stay_dead);
+	tcase_add_test(tc, rows_of_a_transaction_wait_for_each_other);
 	tcase_add_test(tc, every_crash_is_before_or_after);
 	tcase_add_test(tc, every_crash_at_the_end_of_a_batch);
+	tcase_add_loop_test(tc, every_crash_beside_younger_rows, 0, 2);
+	tcase_add_test(tc, every_crash_at_the_end);
 	tcase_add_loop_test(tc, every_crash_after_recovery, 0, 2);
 	tcase_add_test(tc, pending_rows_are_seen_and_finished);
 	suite_add_tcase(suite, tc);
