@@ -12,9 +12,8 @@ static struct ft t;
 
 #define NO_ENTRY SIZE_MAX
 
-struct only { // entries of the log that a crash leaves
-	size_t drop_from, drop_to;
-	size_t tear;
+struct only { // of the log's entries since the last flush a crash leaves all but one, and half of another
+	size_t drop, tear;
 };
 
 static bool keep(void *ctx, size_t entry, uint64_t *from, uint64_t *to)
@@ -23,7 +22,7 @@ static bool keep(void *ctx, size_t entry, uint64_t *from, uint64_t *to)
 
 	if (entry == o->tear)
 		*to = *from + (*to - *from) / 2;
-	return entry < o->drop_from || entry >= o->drop_to;
+	return entry != o->drop;
 }
 
 static void expect_old_or_new(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, bool must_be_new)
@@ -158,7 +157,7 @@ START_TEST(rows_of_a_transaction_wait_for_each_other)
 }
 END_TEST
 
-// At every entry of the device's log: each write since the last flush dropped, with all behind it, or alone while the last one is torn or whole.
+// At every entry of the device's log: each write since the last flush dropped, and none; the last one whole, and torn.
 static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new, size_t len, size_t synced)
 {
 	size_t flushed = 0;
@@ -166,8 +165,8 @@ static void try_crashes(struct bdev *dev, const uint8_t *old, const uint8_t *new
 	for (size_t cut = 1; cut <= testdev_log_len(dev); cut++) {
 		if (testdev_log_at(dev, cut - 1)->op == TESTDEV_FLUSH)
 			flushed = cut;
-		for (size_t i = 3 * flushed; i < 3 * cut; i++) {
-			struct only o = { .drop_from = i / 3, .drop_to = i % 3 == 0 ? cut : i / 3 + 1, .tear = i % 3 == 2 ? NO_ENTRY : cut - 1 };
+		for (size_t i = 2 * flushed; i < 2 * (cut + 1); i++) {
+			struct only o = { .drop = i / 2, .tear = i % 2 == 0 ? NO_ENTRY : cut - 1 };
 			struct bdev *crashed;
 
 			ck_assert_int_eq(testdev_crash_state(dev, cut, keep, &o, &crashed), 0);
@@ -304,7 +303,7 @@ END_TEST
 // As it was when the recorded fsync became durable: the writes in place come after that.
 static struct bdev *without_copies(void)
 {
-	struct only o = { .drop_from = NO_ENTRY, .drop_to = NO_ENTRY, .tear = NO_ENTRY };
+	struct only o = { .drop = NO_ENTRY, .tear = NO_ENTRY };
 	struct bdev *crashed;
 	size_t cut = 1;
 
@@ -400,6 +399,30 @@ START_TEST(pending_rows_are_seen_and_finished)
 }
 END_TEST
 
+// Their slots are in use: a new row takes another one, and one for the same block the same.
+START_TEST(recovered_rows_keep_their_slots)
+{
+	uint8_t *buf = ft_pattern(MIB, 33);
+	uint64_t ino;
+
+	ft_new(&t, 16 * MIB);
+	ino = ft_durable_file(&t, "f", buf, MIB);
+	for (unsigned i = 0; i < 3; i++) {
+		static const unsigned at_blk[] = { 8, 20, 9 }, len_blk[] = { 3, 1, 1 }, n_rows[] = { 3, 4, 4 };
+
+		memset(buf + at_blk[i] * BLK_SIZE, 0x70 + (int)i, len_blk[i] * BLK_SIZE);
+		ft_write(&t, ino, buf + at_blk[i] * BLK_SIZE, len_blk[i] * BLK_SIZE, at_blk[i] * BLK_SIZE);
+		ck_assert_int_eq(fs_fsync(t.fs, ino), 0);
+		ck_assert_int_eq(ft_live_rows(&t), n_rows[i]);
+		ft_crash(&t);
+		ck_assert_int_eq(ft_live_rows(&t), n_rows[i]);
+		ft_expect(&t, ino, buf, MIB);
+	}
+	free(buf);
+	ft_end(&t);
+}
+END_TEST
+
 // ---- beside a copy ----
 
 // What happens to a block between the moment when its copy begins and the end of the write: the device calls back.
@@ -489,7 +512,7 @@ int main(void)
 	Suite *suite = suite_create("deferred crash");
 	TCase *tc = tcase_create("crash");
 
-	tcase_set_timeout(tc, 120);
+	tcase_set_timeout(tc, 300);
 	tcase_add_test(tc, checksums_come_late);
 	tcase_add_test(tc, dead_rows_stay_dead);
 	tcase_add_test(tc, rows_of_a_transaction_wait_for_each_other);
@@ -499,6 +522,7 @@ int main(void)
 	tcase_add_test(tc, every_crash_at_the_end);
 	tcase_add_loop_test(tc, every_crash_after_recovery, 0, 2);
 	tcase_add_test(tc, pending_rows_are_seen_and_finished);
+	tcase_add_test(tc, recovered_rows_keep_their_slots);
 	suite_add_tcase(suite, tc);
 	tc = tcase_create("beside");
 	tcase_add_loop_test(tc, beside_a_copy, 0, ARRAY_LEN(beside_acts));
