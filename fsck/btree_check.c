@@ -59,11 +59,20 @@ static void check_sum(struct state *s, uint32_t number, const uint8_t page[PAGE_
 		damage(s, number, "does not fit its checksum");
 }
 
-static bool claim_bytes(uint8_t used[PAGE_BYTES], uint32_t at, uint32_t size)
+// `used` has a bit per byte of the page.
+static bool claim_bytes(uint64_t used[PAGE_BYTES / 64], uint32_t at, uint32_t size)
 {
-	if (at + size > PAGE_USABLE || memchr(used + at, 1, size) != NULL)
+	if (at + size > PAGE_USABLE)
 		return false;
-	memset(used + at, 1, size);
+	for (uint32_t end = at + size, n; at < end; at += n) {
+		uint64_t mask;
+
+		n = (uint32_t)min_u64(64 - at % 64, end - at);
+		mask = (~0ull >> (64 - n)) << at % 64;
+		if ((used[at / 64] & mask) != 0)
+			return false;
+		used[at / 64] |= mask;
+	}
 	return true;
 }
 
@@ -71,25 +80,32 @@ static bool claim_bytes(uint8_t used[PAGE_BYTES], uint32_t at, uint32_t size)
 static bool space_is_sound(const struct page *p, const uint32_t *at, const uint32_t *size)
 {
 	const uint8_t *header = p->data + p->header_at;
-	uint32_t content = be16_at(header + 5), unused = 0, end = 0;
-	uint8_t used[PAGE_BYTES] = { 0 };
+	uint32_t content = be16_at(header + 5), unused, end = 0;
+	uint64_t used[PAGE_BYTES / 64] = { 0 };
 
 	if (content == 0)
 		content = 65536;
 	if (content < p->cells_at + 2 * p->n_cells || content > PAGE_USABLE)
 		return false;
-	for (uint32_t i = 0; i < p->n_cells; i++)
-		if (at[i] < content || !claim_bytes(used, at[i], size[i] < 4 ? 4 : size[i]))
+	unused = PAGE_USABLE - content; // what is claimed lies in there, each byte once
+	for (uint32_t i = 0; i < p->n_cells; i++) {
+		uint32_t n = size[i] < 4 ? 4 : size[i];
+
+		if (at[i] < content || !claim_bytes(used, at[i], n))
 			return false;
-	for (uint32_t blk = be16_at(header + 1); blk != 0; blk = be16_at(p->data + blk)) {
-		if (blk < content || blk < end || blk + 4 > PAGE_USABLE || !claim_bytes(used, blk, be16_at(p->data + blk + 2)))
-			return false;
-		end = blk + be16_at(p->data + blk + 2);
-		if (end < blk + 4)
-			return false;
+		unused -= n;
 	}
-	for (uint32_t i = content; i < PAGE_USABLE; i++)
-		unused += used[i] == 0;
+	for (uint32_t blk = be16_at(header + 1); blk != 0; blk = be16_at(p->data + blk)) {
+		uint32_t n;
+
+		if (blk < content || blk < end || blk + 4 > PAGE_USABLE)
+			return false;
+		n = be16_at(p->data + blk + 2);
+		if (n < 4 || !claim_bytes(used, blk, n))
+			return false;
+		unused -= n;
+		end = blk + n;
+	}
 	return unused == header[7];
 }
 
