@@ -169,41 +169,43 @@ static int64_t get_int(const uint8_t *b, unsigned n)
 	return (int64_t)v;
 }
 
-// One column; false if it does not fit into what is left. *body moves on.
-static bool get_value(uint64_t serial, const uint8_t **body, const uint8_t *end, struct value *v)
+// The type of a column (as in struct value; 0: there is none) and the bytes of its value, by the number that says both.
+static char serial_type(uint64_t serial, uint64_t *bytes)
 {
-	static const uint8_t int_bytes[] = { 0, 1, 2, 3, 4, 6, 8 };
-	size_t n = 0;
+	static const struct {
+		char type;
+		uint8_t bytes;
+	} low[12] = {
+		{ 'n', 0 }, { 'i', 1 }, { 'i', 2 }, { 'i', 3 }, { 'i', 4 }, { 'i', 6 }, { 'i', 8 },
+		{ 'r', 8 }, // a floating point number: no column of ours holds one
+		{ 'i', 0 }, { 'i', 0 }, // 0 and 1
+	};
 
-	*v = (struct value){ .type = 'i' };
-	if (serial == 0)
-		v->type = 'n';
-	else if (serial <= 6)
-		n = int_bytes[serial];
-	else if (serial == 8 || serial == 9)
-		v->number = (int64_t)serial - 8;
-	else if (serial == 7)
-		v->type = 'r', n = 8; // a floating point number: no column of ours holds one
-	else if (serial < 12)
-		return false;
-	else
-		n = (serial - 12) / 2;
-	if ((size_t)(end - *body) < n)
-		return false;
-	if (serial >= 12) {
-		v->type = (serial & 1) != 0 ? 't' : 'b';
-		v->bytes = *body;
-		v->len = n;
-	} else if (n > 0 && serial != 7) {
-		v->number = get_int(*body, (unsigned)n);
+	if (serial < ARRAY_LEN(low)) {
+		*bytes = low[serial].bytes;
+		return low[serial].type;
 	}
-	*body += n;
-	return true;
+	*bytes = (serial - 12) / 2;
+	return (serial & 1) != 0 ? 't' : 'b';
 }
 
-enum record record_decode(const uint8_t *rec, size_t len, const struct table *t, int64_t rowid, struct value *row)
+static struct value get_value(uint64_t serial, char type, const uint8_t *body, size_t n)
+{
+	struct value v = { .type = type };
+
+	if (type == 'b' || type == 't') {
+		v.bytes = body;
+		v.len = n;
+	} else if (type == 'i') {
+		v.number = n > 0 ? get_int(body, (unsigned)n) : (int64_t)serial - 8;
+	}
+	return v;
+}
+
+enum record record_decode(const uint8_t *rec, size_t len, const struct table *t, int64_t rowid, struct value *row, unsigned n_values)
 {
 	const uint8_t *end, *body, *at = rec, *types_end;
+	const char *columns = t->columns;
 	bool types_ok = true;
 	uint64_t header;
 	unsigned n;
@@ -216,17 +218,21 @@ enum record record_decode(const uint8_t *rec, size_t len, const struct table *t,
 		return RECORD_BROKEN;
 	at += n;
 	types_end = body = rec + header;
-	for (unsigned i = 0; t->columns[i] != '\0'; i++) {
-		uint64_t serial = 0; // columns that are not there are NULL
+	for (unsigned i = 0; columns[i] != '\0'; i++) {
+		uint64_t serial = 0, bytes; // columns that are not there are NULL
+		bool key = columns[i] == 'k';
+		char type;
 
 		n = get_varint(at, types_end, &serial);
 		at += n;
-		if ((n == 0 && at != types_end) || !get_value(serial, &body, end, &row[i]))
+		type = serial_type(serial, &bytes);
+		if ((n == 0 && at != types_end) || type == 0 || bytes > (uint64_t)(end - body))
 			return RECORD_BROKEN;
-		if (t->columns[i] == 'k')
-			row[i] = (struct value){ .type = 'i', .number = rowid };
-		else if (row[i].type != t->columns[i] || row[i].len > t->blob_max)
+		if (!key && (type != columns[i] || (serial >= 12 && bytes > t->blob_max)))
 			types_ok = false;
+		if (i < n_values)
+			row[i] = key ? (struct value){ .type = 'i', .number = rowid } : get_value(serial, type, body, bytes);
+		body += bytes;
 	}
 	return types_ok ? RECORD_OK : RECORD_TYPES;
 }
@@ -244,7 +250,7 @@ static int get_row(struct walk *w, const struct page *p, uint32_t i, const struc
 	rc = get_payload(w, &c, 2 * t->blob_max + 1024, t->exact);
 	if (rc != 1)
 		return rc;
-	return record_decode(w->payload, c.len, t, c.rowid, row) == RECORD_OK;
+	return record_decode(w->payload, c.len, t, c.rowid, row, ROW_COLUMNS_MAX) == RECORD_OK;
 }
 
 static int take_rows(struct walk *w, const struct page *p, struct table *t, bool found)

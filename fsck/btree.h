@@ -70,7 +70,8 @@ bool page_cell(const struct page *p, uint32_t i, struct cell *c);
 static inline bool page_is_interior_table(const struct page *p) { return p->interior && !p->index; }
 static inline uint32_t page_right_child(const struct page *p) { return be32_at(p->data + p->cells_at - 4); }
 static inline bool table_is_index(const struct table *t) { return t->columns[0] != 'k'; }
-enum record record_decode(const uint8_t *rec, size_t len, const struct table *t, int64_t rowid, struct value *row);
+// The values of the first n_values columns go to `row`; the types of all columns are looked at.
+enum record record_decode(const uint8_t *rec, size_t len, const struct table *t, int64_t rowid, struct value *row, unsigned n_values);
 
 // ---- all that can be read ----
 

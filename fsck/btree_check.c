@@ -7,13 +7,14 @@
 #include "fsck/btree.h"
 
 #define DAMAGES_MAX 100u
+#define KEY_COLUMNS_MAX 2u
 #define KEY_BYTES 256u // of a blob or text in a key, as much as is compared
 #define LOCK_BYTE_PAGE (0x40000000u / PAGE_BYTES + 1) // SQLite leaves it alone
 
 struct key { // the last one that was met in a tree
 	bool there;
 	int64_t rowid;
-	struct value v[2];
+	struct value v[KEY_COLUMNS_MAX];
 	uint8_t bytes[KEY_BYTES];
 };
 
@@ -214,7 +215,7 @@ static int get_payload(struct state *s, const struct page *p, const struct cell 
 
 static int check_row(struct state *s, const struct page *p, const struct cell *c)
 {
-	struct value row[ROW_COLUMNS_MAX];
+	struct value row[KEY_COLUMNS_MAX];
 	const uint8_t *rec;
 	enum record is;
 	int err = get_payload(s, p, c, &rec);
@@ -229,7 +230,7 @@ static int check_row(struct state *s, const struct page *p, const struct cell *c
 	}
 	if (s->t->columns == NULL)
 		return 0;
-	is = record_decode(rec, c->len, s->t, c->rowid, row);
+	is = record_decode(rec, c->len, s->t, c->rowid, row, p->index ? s->n_key : 0);
 	s->t->n_rows++;
 	s->t->n_bad_rows += is == RECORD_TYPES;
 	if (is == RECORD_BROKEN) {
