@@ -18,9 +18,15 @@ struct key { // the last one that was met in a tree
 	uint8_t bytes[KEY_BYTES];
 };
 
+struct level { // of a tree: the page at hand
+	struct page page;
+	struct cell cells[PAGE_USABLE / 2]; // more than any page has
+};
+
 struct state {
 	struct btree_check *c;
 	struct table *t;
+	struct level *levels[TREE_DEPTH_MAX + 1]; // by depth, which begins with 1; made when the first tree gets so deep
 	uint8_t *seen;
 	uint8_t *payload; // of one row that does not fit into its page
 	size_t payload_cap;
@@ -38,7 +44,9 @@ static void damage(struct state *s, uint32_t page, const char *text)
 		s->c->damage(s->c->ctx, line);
 }
 
-static bool stopping(const struct state *s) { return s->c->n_damages >= DAMAGES_MAX || s->c->stop(s->c->ctx); }
+static bool gave_up(const struct state *s) { return s->c->n_damages >= DAMAGES_MAX; }
+
+static bool stopping(const struct state *s) { return gave_up(s) || s->c->stop(s->c->ctx); }
 
 // Each page is used once.
 static bool take_page(struct state *s, uint32_t page, uint32_t from)
@@ -54,9 +62,9 @@ static bool take_page(struct state *s, uint32_t page, uint32_t from)
 
 // ---- one page ----
 
-static void check_sum(struct state *s, uint32_t number, const uint8_t page[PAGE_BYTES])
+static void check_sum(struct state *s, uint32_t number, bool sound)
 {
-	if (!dbpages_is_sound(s->c->pages, number, page))
+	if (!sound)
 		damage(s, number, "does not fit its checksum");
 }
 
@@ -78,7 +86,7 @@ static bool claim_bytes(uint64_t used[PAGE_BYTES / 64], uint32_t at, uint32_t si
 }
 
 // Cells and free blocks lie side by side in the content area; what is between them is counted in the header.
-static bool space_is_sound(const struct page *p, const uint32_t *at, const uint32_t *size)
+static bool space_is_sound(const struct page *p, const struct cell *cells)
 {
 	const uint8_t *header = p->data + p->header_at;
 	uint32_t content = be16_at(header + 5), unused, end = 0;
@@ -90,9 +98,9 @@ static bool space_is_sound(const struct page *p, const uint32_t *at, const uint3
 		return false;
 	unused = PAGE_USABLE - content; // what is claimed lies in there, each byte once
 	for (uint32_t i = 0; i < p->n_cells; i++) {
-		uint32_t n = size[i] < 4 ? 4 : size[i];
+		uint32_t n = cells[i].size < 4 ? 4 : cells[i].size;
 
-		if (at[i] < content || !claim_bytes(used, at[i], n))
+		if (cells[i].at < content || !claim_bytes(used, cells[i].at, n))
 			return false;
 		unused -= n;
 	}
@@ -201,7 +209,7 @@ static int get_payload(struct state *s, const struct page *p, const struct cell 
 			damage(s, next, "cannot be read");
 			return 0;
 		}
-		check_sum(s, next, page);
+		check_sum(s, next, dbpages_is_sound(s->c->pages, next, page));
 		memcpy(s->payload + n, page + 4, part);
 		n += part;
 		from = next;
@@ -263,54 +271,55 @@ static int check_cell(struct state *s, const struct page *p, const struct cell *
 	return 0;
 }
 
-static int check_cells(struct state *s, const struct page *p, unsigned depth)
+static int check_cells(struct state *s, struct level *level, unsigned depth)
 {
-	uint32_t at[PAGE_BYTES / 2], size[PAGE_BYTES / 2];
-	struct cell c;
+	const struct page *p = &level->page;
 	int err = 0;
 
 	for (uint32_t i = 0; i < p->n_cells; i++) {
-		if (!page_cell(p, i, &c)) {
+		if (!page_cell(p, i, &level->cells[i])) {
 			damage(s, p->number, "a cell is not inside the page");
 			return 0;
 		}
-		at[i] = c.at;
-		size[i] = c.size;
 	}
-	if (!space_is_sound(p, at, size)) {
+	if (!space_is_sound(p, level->cells)) {
 		damage(s, p->number, "its cells and free space do not fit together");
 		return 0;
 	}
-	for (uint32_t i = 0; err == 0 && i < p->n_cells && !stopping(s); i++)
-		if (page_cell(p, i, &c))
-			err = check_cell(s, p, &c, depth);
+	for (uint32_t i = 0; err == 0 && i < p->n_cells && !gave_up(s); i++)
+		err = check_cell(s, p, &level->cells[i], depth);
 	return err == 0 && p->interior ? check_tree(s, page_right_child(p), p->number, depth + 1) : err;
+}
+
+static int check_page(struct state *s, struct level *level, uint32_t number, unsigned depth)
+{
+	struct page *p = &level->page;
+
+	if (!page_load(s->c->pages, number, p) || (s->t->columns != NULL && p->index != table_is_index(s->t))) {
+		damage(s, number, "is not a page of this tree");
+		return 0;
+	}
+	check_sum(s, number, p->sound);
+	if (!p->interior && s->leaf_depth == 0)
+		s->leaf_depth = depth;
+	if (!p->interior && s->leaf_depth != depth)
+		damage(s, number, "is not as deep in the tree as others");
+	return check_cells(s, level, depth);
 }
 
 static int check_tree(struct state *s, uint32_t number, uint32_t from, unsigned depth)
 {
-	struct page *p;
-	int err = 0;
-
 	if (stopping(s) || !take_page(s, number, from))
 		return 0;
-	p = malloc(sizeof(*p));
-	if (p == NULL)
-		return -ENOMEM;
 	if (s->c->progress != NULL)
 		s->c->progress(s->c->ctx, number);
-	if (depth > TREE_DEPTH_MAX || !page_load(s->c->pages, number, p) || (s->t->columns != NULL && p->index != table_is_index(s->t))) {
+	if (depth > TREE_DEPTH_MAX) {
 		damage(s, number, "is not a page of this tree");
-	} else {
-		check_sum(s, number, p->data);
-		if (!p->interior && s->leaf_depth == 0)
-			s->leaf_depth = depth;
-		if (!p->interior && s->leaf_depth != depth)
-			damage(s, number, "is not as deep in the tree as others");
-		err = check_cells(s, p, depth);
+		return 0;
 	}
-	free(p);
-	return err;
+	if (s->levels[depth] == NULL)
+		s->levels[depth] = malloc(sizeof(*s->levels[depth]));
+	return s->levels[depth] != NULL ? check_page(s, s->levels[depth], number, depth) : -ENOMEM;
 }
 
 // ---- the rest ----
@@ -331,7 +340,7 @@ static void check_free_list(struct state *s)
 			damage(s, trunk, "is not a page of the free list");
 			return;
 		}
-		check_sum(s, trunk, page);
+		check_sum(s, trunk, dbpages_is_sound(s->c->pages, trunk, page));
 		for (uint32_t i = 0; i < leaves && !stopping(s); i++)
 			(void)take_page(s, be32_at(page + 8 + 4 * i), trunk);
 		n += 1 + leaves;
@@ -360,6 +369,8 @@ int btree_check(struct btree_check *c)
 	for (uint32_t page = 1; err == 0 && page <= c->pages->n_pages && !stopping(&s); page++)
 		if (!s.seen[page] && page != LOCK_BYTE_PAGE)
 			damage(&s, page, "is not used by anybody");
+	for (unsigned depth = 0; depth <= TREE_DEPTH_MAX; depth++)
+		free(s.levels[depth]);
 	free(s.payload);
 	free(s.seen);
 	return err;
