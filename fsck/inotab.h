@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What fsck remembers about every inode (16 bytes each) and about every directory (48 bytes more).
+// What fsck remembers about every inode (16 bytes each) and about every directory (56 bytes more).
 //
 // Both arrays are filled in the order of inode numbers and stay sorted: numbers are never reused, and an inode that fsck
 // creates has a higher number than all others. Pointers into them are good until the next addition. Single-threaded.
@@ -21,7 +21,10 @@ struct ino_info {
 	uint32_t refs; // entries that name it
 	uint8_t type;  // DT_*
 	uint8_t flags; // ino_flags
+	uint16_t nlink; // of its row, up to NLINK_IN_ROW, which stands for any other number
 };
+
+#define NLINK_IN_ROW UINT16_MAX
 
 struct inotab {
 	struct ino_info *v;
@@ -32,7 +35,8 @@ enum dir_state { DIR_UNSEEN, DIR_ON_PATH, DIR_CONNECTED, DIR_GIVEN_UP };
 
 struct dir_info {
 	uint64_t ino;
-	uint64_t parent;       // column of its row
+	uint64_t parent;       // column of its row, as size is
+	int64_t size;
 	uint64_t named_in;     // the directory that has the entry which counts; 0 = none
 	uint64_t cookie;       // of that entry
 	uint32_t n_entries, n_subdirs;

@@ -50,7 +50,7 @@ static int create(struct fsck *f, const char *name)
 	int err = inode_insert(f->vol->store, &row);
 
 	if (err == 0)
-		err = inotab_add(&f->inodes, &(struct ino_info){ .ino = row.ino, .type = DT_DIR });
+		err = inotab_add(&f->inodes, &(struct ino_info){ .ino = row.ino, .type = DT_DIR, .nlink = (uint16_t)row.nlink });
 	if (err == 0)
 		err = dirtab_add(&f->dirs, &(struct dir_info){ .ino = row.ino });
 	if (err != 0)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Phase 7: what inodes say about their names, against what was counted: link counts, sizes and parents of directories, and
 // how many inodes there are.
+//
+// Phase 3 has read all rows and remembers what is needed here; repairs since then have kept that up to date.
 #include <dirent.h>
 #include <errno.h>
 
@@ -8,67 +10,69 @@
 #include "fsck/sql.h"
 #include "meta/rows.h"
 
-#define SELECT_COUNTS "SELECT ino, parent, nlink, size FROM inode WHERE ino >= ?1 ORDER BY ino"
-
-static int check_links(struct fsck *f, const struct ino_info *info, int64_t is, int64_t should)
+static int get_nlink(struct fsck *f, const struct ino_info *info, int64_t *nlink)
 {
-	if (is == should || !PROBLEM(f, FP_LINK_COUNT, .ino = info->ino, .is = is, .should = should))
+	struct cursor c;
+	int err;
+
+	*nlink = info->nlink;
+	if (info->nlink != NLINK_IN_ROW)
 		return 0;
+	err = cursor_open(f, &c, "SELECT nlink FROM inode WHERE ino = ?1", (int64_t)info->ino, 0);
+	if (err == 0 && c.have)
+		*nlink = c.key;
+	cursor_close(&c);
+	return err;
+}
+
+static int check_links(struct fsck *f, const struct ino_info *info, int64_t should)
+{
+	int64_t is;
+	int err = get_nlink(f, info, &is);
+
+	if (err != 0 || is == should || !PROBLEM(f, FP_LINK_COUNT, .ino = info->ino, .is = is, .should = should))
+		return err;
 	return SQL(f, "UPDATE inode SET nlink = ?2 WHERE ino = ?1", (int64_t)info->ino, should);
 }
 
-static int check_dir(struct fsck *f, const struct ino_info *info, int64_t parent, int64_t size)
+static int check_dir(struct fsck *f, const struct dir_info *dir)
 {
-	const struct dir_info *dir = dirtab_find(&f->dirs, info->ino);
+	int64_t parent = (int64_t)dir->parent;
 	int err = 0;
 
-	if (size != dir->n_entries && PROBLEM(f, FP_DIR_SIZE, .ino = info->ino, .is = size, .should = dir->n_entries))
-		err = SQL(f, "UPDATE inode SET size = ?2 WHERE ino = ?1", (int64_t)info->ino, dir->n_entries);
-	if (err != 0 || dir->named_in == 0 || parent == (int64_t)dir->named_in ||
-	    !PROBLEM(f, FP_DIR_PARENT, .ino = info->ino, .is = parent, .should = (int64_t)dir->named_in))
+	if (dir->size != dir->n_entries && PROBLEM(f, FP_DIR_SIZE, .ino = dir->ino, .is = dir->size, .should = dir->n_entries))
+		err = SQL(f, "UPDATE inode SET size = ?2 WHERE ino = ?1", (int64_t)dir->ino, dir->n_entries);
+	if (err != 0 || dir->named_in == 0 || dir->parent == dir->named_in ||
+	    !PROBLEM(f, FP_DIR_PARENT, .ino = dir->ino, .is = parent, .should = (int64_t)dir->named_in))
 		return err;
-	return SQL(f, "UPDATE inode SET parent = ?2 WHERE ino = ?1", (int64_t)info->ino, (int64_t)dir->named_in);
+	return SQL(f, "UPDATE inode SET parent = ?2 WHERE ino = ?1", (int64_t)dir->ino, (int64_t)dir->named_in);
 }
 
-static int check_inode(struct fsck *f, const struct cursor *c)
+static int check_inode(struct fsck *f, const struct ino_info *info)
 {
-	const struct ino_info *info = inotab_find(&f->inodes, (uint64_t)c->key);
-	int64_t parent = cursor_int(c, 1), nlink = cursor_int(c, 2), size = cursor_int(c, 3), should;
 	const struct dir_info *dir;
 	int err;
 
-	if (info == NULL || (info->refs == 0 && info->ino != ROOT_INO))
+	if (info->refs == 0 && info->ino != ROOT_INO)
 		return 0; // without a name: said in phase 6
 	if (info->type != DT_DIR)
-		return check_links(f, info, nlink, info->refs);
+		return check_links(f, info, info->refs);
 	dir = dirtab_find(&f->dirs, info->ino);
-	should = 2 + (int64_t)dir->n_subdirs;
-	err = check_links(f, info, nlink, should);
-	return err != 0 ? err : check_dir(f, info, parent, size);
+	err = check_links(f, info, 2 + (int64_t)dir->n_subdirs);
+	return err != 0 ? err : check_dir(f, dir);
 }
 
-static int check_table(struct fsck *f)
+static int check_all(struct fsck *f)
 {
-	struct cursor c = { 0 };
-	uint64_t done = 0;
-	int err = cursor_open(f, &c, SELECT_COUNTS, INT64_MIN, 0);
+	int err = 0;
 
 	progress_range(f, f->inodes.n);
-	while (err == 0 && c.have && !fsck_stopping(f)) {
-		int64_t ino = c.key;
-
-		err = check_inode(f, &c);
-		progress_at(f, ++done);
-		if (err == 0 && fsck_commit_due(f)) {
-			cursor_close(&c);
+	for (size_t i = 0; err == 0 && i < f->inodes.n && !fsck_stopping(f); i++) {
+		err = check_inode(f, &f->inodes.v[i]);
+		progress_at(f, i + 1);
+		if (err == 0 && fsck_commit_due(f))
 			err = fsck_commit(f);
-			if (err == 0 && ino < INT64_MAX)
-				err = cursor_open(f, &c, SELECT_COUNTS, ino + 1, 0);
-		} else if (err == 0) {
-			err = cursor_next(f, &c);
-		}
 	}
-	cursor_close(&c);
 	return err;
 }
 
@@ -84,7 +88,7 @@ static int check_total(struct fsck *f)
 
 int phase_counts(struct fsck *f)
 {
-	int err = check_table(f);
+	int err = check_all(f);
 
 	return err != 0 || fsck_stopping(f) ? err : check_total(f);
 }

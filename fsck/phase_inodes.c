@@ -184,8 +184,9 @@ static int remember(struct fsck *f, const struct raw_inode *row)
 		.ino = (uint64_t)row->ino,
 		.type = (uint8_t)IFTODT((mode_t)row->mode),
 		.flags = (uint8_t)((row->orphan ? INO_ORPHAN : 0) | (row->nlink == 0 ? INO_DELETED : 0)),
+		.nlink = row->nlink >= 0 && row->nlink < NLINK_IN_ROW ? (uint16_t)row->nlink : NLINK_IN_ROW,
 	};
-	struct dir_info dir = { .ino = (uint64_t)row->ino, .parent = (uint64_t)row->parent };
+	struct dir_info dir = { .ino = (uint64_t)row->ino, .parent = (uint64_t)row->parent, .size = row->size };
 	int err = inotab_add(&f->inodes, &info);
 
 	if (err != 0 || !S_ISDIR(row->mode))

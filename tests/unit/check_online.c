@@ -320,7 +320,9 @@ START_TEST(a_full_report_stops_nobody)
 	create_many(&t, 0, 20000);
 	ck_assert_int_eq(txn_begin(t.vol, TXN_FREE, &txn), 0);
 	store_lock(t.vol->store);
-	ck_assert_int_eq(sqlite3_exec(store_db(t.vol->store), "UPDATE inode SET nlink = 77 WHERE ino > 1", NULL, NULL, NULL), SQLITE_OK);
+	// Found by a phase that has rows to read yet. Files that are changed below stay sound.
+	ck_assert_int_eq(sqlite3_exec(store_db(t.vol->store), "UPDATE inode SET blocks = 77 WHERE ino > 1 AND ino % 450 <> 2", NULL, NULL, NULL),
+	                 SQLITE_OK);
 	store_unlock(t.vol->store);
 	txn_end(t.vol);
 	for (unsigned i = 0; i < 20 || !volume_snapshot_would_last(t.vol); i++) { // until the log has begun anew
