@@ -47,7 +47,7 @@ struct names {
 	struct cursor at;
 	uint64_t hash_key;
 	uint64_t parent;            // of the group at hand
-	bool skip_group;
+	struct dir_info *dir;       // what is known about it; NULL: the group is skipped. Directories are not added during the walk
 	char printable[ESCAPED_NAME_LEN];
 	struct neighbour near[DIRENT_PROBES];
 	unsigned n_near;
@@ -74,8 +74,8 @@ static int begin_group(struct names *n, uint64_t parent)
 
 	n->parent = parent;
 	n->n_near = 0;
-	n->skip_group = info == NULL || info->type != DT_DIR;
-	if (!n->skip_group || !PROBLEM(n->f, FP_DIRENT_PARENT, .parent = parent))
+	n->dir = info != NULL && info->type == DT_DIR ? dirtab_find(&n->f->dirs, parent) : NULL;
+	if (n->dir != NULL || !PROBLEM(n->f, FP_DIRENT_PARENT, .parent = parent))
 		return 0;
 	return SQL(n->f, "DELETE FROM dirent WHERE parent = ?1", (int64_t)parent);
 }
@@ -154,13 +154,13 @@ static int check_place(struct names *n, const struct entry *e)
 // The entry stays: who is named, and how often.
 static int count_entry(struct names *n, const struct entry *e, struct ino_info *info)
 {
-	struct dir_info *dir = dirtab_find(&n->f->dirs, e->parent), *child;
+	struct dir_info *child;
 
-	dir->n_entries++;
+	n->dir->n_entries++;
 	info->refs++;
 	if (info->type != DT_DIR)
 		return 0;
-	dir->n_subdirs++;
+	n->dir->n_subdirs++;
 	child = dirtab_find(&n->f->dirs, info->ino);
 	if (child->named_in == 0 && child->parent == e->parent) {
 		child->named_in = e->parent;
@@ -278,30 +278,34 @@ static int finish(struct names *n, struct later_list *list, int (*one)(struct na
 
 // ---- the whole table ----
 
-#define SELECT_ENTRIES \
-	"SELECT parent, cookie, ino, type, name FROM dirent WHERE (parent, cookie) > (?1, ?2) ORDER BY parent, cookie"
+// The condition would be evaluated for each row: it stands only where a batch of repairs has ended the walk.
+#define SELECT_ENTRIES "SELECT parent, cookie, ino, type, name FROM dirent"
+#define BEHIND_ENTRY " WHERE (parent, cookie) > (?1, ?2)"
+#define IN_ORDER " ORDER BY parent, cookie"
 
 static int walk(struct names *n)
 {
 	struct fsck *f = n->f;
 	bool first = true;
-	int err = cursor_open(f, &n->at, SELECT_ENTRIES, INT64_MIN, INT64_MIN);
+	int err = cursor_open(f, &n->at, SELECT_ENTRIES IN_ORDER, 0, 0);
 
 	progress_range(f, f->inodes.n > 0 ? f->inodes.v[f->inodes.n - 1].ino : 0);
 	while (err == 0 && n->at.have && !fsck_stopping(f)) {
-		int64_t parent = n->at.key, cookie = cursor_int(&n->at, 1);
+		int64_t parent = n->at.key;
 
 		if (first || n->parent != (uint64_t)parent)
 			err = begin_group(n, (uint64_t)parent);
 		first = false;
-		if (err == 0 && !n->skip_group)
+		if (err == 0 && n->dir != NULL)
 			err = check_entry(n);
 		progress_at(f, (uint64_t)parent);
 		if (err == 0 && fsck_commit_due(f)) {
+			int64_t cookie = cursor_int(&n->at, 1);
+
 			cursor_close(&n->at);
 			err = fsck_commit(f);
 			if (err == 0)
-				err = cursor_open(f, &n->at, SELECT_ENTRIES, parent, cookie);
+				err = cursor_open(f, &n->at, SELECT_ENTRIES BEHIND_ENTRY IN_ORDER, parent, cookie);
 		} else if (err == 0) {
 			err = cursor_next(f, &n->at);
 		}
