@@ -3,10 +3,15 @@
 #include <check.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 #include "run_suite.h"
 #include "util/blk.h"
@@ -224,6 +229,39 @@ START_TEST(crc32c_all_lengths)
 }
 END_TEST
 
+#ifdef __x86_64__
+
+// Whether the upper halves of vector registers are in use, which processors with this kind of XGETBV tell.
+__attribute__((target("xsave"))) static bool upper_halves_in_use(void) { return (_xgetbv(1) & (1 << 2)) != 0; }
+
+static bool can_tell(void)
+{
+	unsigned a, b, c, d;
+
+	return __builtin_cpu_supports("avx") && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) != 0 && (a & (1 << 2)) != 0;
+}
+
+__attribute__((target("avx"))) static void clear_upper_halves(void) { _mm256_zeroupper(); }
+
+// What follows would be slow otherwise: see crc32c.c.
+START_TEST(crc32c_leaves_the_registers_clean)
+{
+	static uint8_t buf[4096];
+	bool before, after;
+	uint32_t crc;
+
+	if (!can_tell())
+		return;
+	clear_upper_halves();
+	before = upper_halves_in_use();
+	crc = crc32c(buf, sizeof(buf));
+	after = upper_halves_in_use();
+	ck_assert_uint_ne(crc, 0);
+	ck_assert(!after || before);
+}
+END_TEST
+#endif
+
 START_TEST(endian_is_little)
 {
 	le16 a = to_le16(0x0102);
@@ -357,6 +395,9 @@ static Suite *util_suite(void)
 	tcase_add_test(pure, varint_refuses_over_64_bits);
 	tcase_add_test(pure, crc32c_known_values);
 	tcase_add_test(pure, crc32c_all_lengths);
+#ifdef __x86_64__
+	tcase_add_test(pure, crc32c_leaves_the_registers_clean);
+#endif
 	tcase_add_test(pure, endian_is_little);
 	tcase_add_test(pure, errmsg_sets_and_prefixes);
 	tcase_add_test(pure, errmsg_truncates);
