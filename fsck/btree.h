@@ -98,7 +98,7 @@ int btree_scan(struct btree_scan *s) ATTR_MUST_USE;
 //
 // What SQLite's integrity check looks for, in the form of our tables: every page is in use exactly once or on the free list; pages
 // are well-formed, their cells do not overlap, their free space is accounted for; all leaves of a tree are at one depth; keys ascend; records
-// can be decoded. Rows whose values have another type than their columns are counted: no damage to the tree. It takes about a fifth of the
+// can be decoded. Rows whose values have another type than their columns are counted: no damage to the tree. It takes less than a fifth of the
 // time of SQLite's own check, which runs a program for each row.
 
 struct btree_check {
