@@ -93,7 +93,8 @@ static bool asked_to_end(struct daemon *d)
 			continue;
 		}
 		if (info.ssi_signo == SIGUSR2) {
-			transport_log_requests(d->session.transport);
+			if (d->session.transport != NULL) // else it came while the device was awaited and opened
+				transport_log_requests(d->session.transport);
 			continue;
 		}
 		msg_info("%s: unmounting %s", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT", d->device);

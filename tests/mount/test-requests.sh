@@ -6,6 +6,7 @@ set -eu
 # shellcheck source=tests/mount/lib.sh
 . "$(dirname "$0")/lib.sh"
 require_fuse
+require_programs flock
 make_scratch
 format 256M
 files=100
@@ -61,7 +62,19 @@ show() { cat "$mnt"/dir/* >/dev/null; }
 delete() { rm "$mnt"/dir/*; }
 few=10 # for what has nothing to do with the number of files
 
-foreground
+# A signal that comes while the daemon waits for the device finds nothing to log, and does no harm.
+mkfifo "$scratch/held"
+flock "$image" cat "$scratch/held" &
+holder=$!
+is_held() { ! flock -n "$image" true; }
+wait_until 20 is_held || fail "nobody holds $image"
+"$DAEMON" -f -o "$via,noatime" "$image" "$mnt" 2>"$scratch/log" &
+pid=$!
+wait_until 20 grep -qs '^SigBlk:.*[89a-f]..$' "/proc/$pid/status" || fail "the daemon does not take SIGUSR2"
+kill -USR2 "$pid"
+: >"$scratch/held"
+wait "$holder" || fail "the holder's exit status"
+wait_until 20 grep -qs "mounted $image on $mnt" "$scratch/log" || fail "no line for the mount: $(cat "$scratch/log")"
 mkdir "$mnt/dir"
 echo warm >"$mnt/dir/warm" # the first OPEN, FLUSH … are refused, and never come again
 table "$scratch/after"
