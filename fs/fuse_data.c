@@ -102,18 +102,18 @@ struct seek_result {
 
 static struct seek_result seek_once(struct fs *fs, fuse_ino_t ino, uint64_t off, int whence)
 {
-	struct seek_result s = { .hole_start = off };
+	struct seek_result s;
 
-	s.rc = fs_lseek(fs, ino, off, whence, &s.found);
-	s.hole_end = s.rc == 0 ? s.found : TO_THE_END;
-	while (s.rc == 0 && whence == SEEK_HOLE) {
+	do { // again if the hole was written to between the two questions, and is none any more
+		s = (struct seek_result){ .hole_start = off };
+		s.rc = fs_lseek(fs, ino, off, whence, &s.found);
+		s.hole_end = s.rc == 0 ? s.found : TO_THE_END;
+		if (s.rc != 0 || whence != SEEK_HOLE)
+			return s;
 		s.hole_start = s.found;
 		if (fs_lseek(fs, ino, s.found, SEEK_DATA, &s.hole_end) != 0)
 			s.hole_end = TO_THE_END;
-		if (s.hole_end != s.hole_start)
-			break;
-		s.rc = fs_lseek(fs, ino, off, whence, &s.found); // it was written in between, and is no hole any more
-	}
+	} while (s.hole_end == s.hole_start);
 	return s;
 }
 
