@@ -88,7 +88,7 @@ ATTR_PRINTF(2, 3) static void append(struct line *l, const char *fmt, ...)
 
 static void append_sizes(struct line *l, struct request_stats *s, enum request_transfer way)
 {
-	const char *before = " (";
+	const char *before = " (", *after = "";
 
 	append(l, ", %llu KiB", (unsigned long long)get(&s->transfers[way].bytes) >> 10);
 	for (unsigned i = 0; i < REQUEST_SIZES; i++) {
@@ -97,9 +97,10 @@ static void append_sizes(struct line *l, struct request_stats *s, enum request_t
 		if (n > 0) {
 			append(l, "%s%llu up to %u KiB", before, (unsigned long long)n, 4u << i);
 			before = ", ";
+			after = ")";
 		}
 	}
-	append(l, ")");
+	append(l, "%s", after);
 }
 
 static void append_kind(struct line *l, struct request_stats *s, unsigned i)
