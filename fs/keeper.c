@@ -52,10 +52,8 @@ static bool wanted(struct keeper *k, uint64_t now_ns)
 
 static void pause_all(struct keeper *k, uint64_t now_ns)
 {
-	uint64_t pause_ns = atomic_load(&k->all->pause_ns);
-
-	atomic_store(&k->all->not_before_ns, now_ns + pause_ns);
-	atomic_store(&k->all->pause_ns, min_u64(2 * pause_ns, PAUSE_MAX_NS));
+	atomic_store(&k->all->not_before_ns, now_ns + k->pause_ns);
+	k->pause_ns = min_u64(2 * k->pause_ns, PAUSE_MAX_NS);
 	k->good_ns = 0;
 }
 
@@ -71,7 +69,7 @@ static void spin(struct keeper *k)
 			if (now_ns > atomic_load(&k->last_ns) + SCARCE_NS / 2)
 				pause_all(k, now_ns);
 		} else if ((k->good_ns += now_ns - last_ns) > GOOD_NS) {
-			atomic_store(&k->all->pause_ns, PAUSE_MIN_NS);
+			k->pause_ns = PAUSE_MIN_NS;
 		}
 		last_ns = now_ns;
 	}
@@ -141,7 +139,7 @@ int keepers_start(struct keepers *all, const cpu_set_t *cpus, unsigned n_cpus, u
 {
 	uint64_t poll_ns = poll_us * UINT64_C(1000);
 
-	*all = (struct keepers){ .poll_ns = poll_ns, .gap_ns = 10 * poll_ns, .pause_ns = PAUSE_MIN_NS };
+	*all = (struct keepers){ .poll_ns = poll_ns, .gap_ns = 10 * poll_ns };
 	if (poll_us == 0)
 		return 0;
 	all->of_cpu = calloc(n_cpus, sizeof(*all->of_cpu));
@@ -153,6 +151,7 @@ int keepers_start(struct keepers *all, const cpu_set_t *cpus, unsigned n_cpus, u
 
 		k->all = all;
 		k->cpu = cpu;
+		k->pause_ns = PAUSE_MIN_NS;
 		k->there = CPU_ISSET(cpu, cpus) && pthread_create(&k->thread, NULL, keeper_main, k) == 0;
 		if (!k->there)
 			atomic_store(&k->up, 1); // nobody tries to wake it
@@ -163,12 +162,12 @@ int keepers_start(struct keepers *all, const cpu_set_t *cpus, unsigned n_cpus, u
 void keepers_end(struct keepers *all)
 {
 	atomic_store(&all->stopping, true);
-	for (unsigned i = 0; i < all->n; i++) {
-		if (all->of_cpu[i].there) {
+	for (unsigned i = 0; i < all->n; i++) // all at once: on a busy CPU it takes long until one gets there
+		if (all->of_cpu[i].there)
 			wake(&all->of_cpu[i]);
+	for (unsigned i = 0; i < all->n; i++)
+		if (all->of_cpu[i].there)
 			pthread_join(all->of_cpu[i].thread, NULL);
-		}
-	}
 	free(all->of_cpu);
 	all->of_cpu = NULL;
 	all->n = 0;

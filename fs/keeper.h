@@ -40,7 +40,10 @@ struct keeper {
 	unsigned cpu;
 	pthread_t thread;
 	bool there;               // the thread was started
-	uint64_t good_ns;         // the thread's: spun since CPU time was scarce last
+	// the thread's, because another CPU's plenty says nothing about this one:
+	uint64_t good_ns;         // spun since CPU time was scarce last
+	uint64_t pause_ns;        // how long it stops all next; twice as long each time, until CPU time was plentiful for a while
+	// any thread's:
 	_Atomic uint32_t up;      // a futex
 	_Atomic uint64_t last_ns; // when the last request came from this CPU; 0: never
 };
@@ -53,7 +56,6 @@ struct keepers {
 	_Atomic uint64_t last_ns;       // when the last request came
 	_Atomic uint64_t gap_ns;        // moving average of the times between two
 	_Atomic uint64_t not_before_ns; // nobody is woken before that
-	_Atomic uint64_t pause_ns;      // the next pause; twice as long each time, until CPU time was plentiful for a while
 };
 
 // One for each CPU of the set below n_cpus; a CPU whose thread cannot be had is only slower. poll_us = 0: none. -ENOMEM.
