@@ -120,7 +120,9 @@ static ssize_t try_read(struct duty *d, void *buf, size_t cap)
 	while (n < 0 && (errno == EINTR || errno == ENOENT)); // ENOENT: that request was interrupted before we had it
 	if (n >= 0)
 		return n;
-	return errno == ENODEV ? 0 : -errno; // unmounted, or aborted through /sys/fs/fuse/connections
+	if (errno == ENODEV || errno == ECONNABORTED)
+		return 0; // unmounted, or aborted through /sys/fs/fuse/connections; the second one if that came while we were getting a request
+	return -errno;
 }
 
 static void back_off(struct duty *d, uint64_t now_ns)

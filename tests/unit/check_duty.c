@@ -2,6 +2,7 @@
 // fs/duty: every request is processed once, whoever reads it; a request that blocks does not keep the others waiting (Y1). A
 // sequenced-packet socket stands for /dev/fuse: each packet is one request, its first byte the kind.
 #include <check.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -26,6 +27,18 @@ static struct fixture {
 	atomic_uint done[3]; // by kind
 	sem_t release;       // lets one BLOCKS go on
 } f;
+
+static _Thread_local int read_errno; // what reading fails with, if not 0
+
+ssize_t __real_read(int fd, void *buf, size_t len);
+ssize_t __wrap_read(int fd, void *buf, size_t len);
+ssize_t __wrap_read(int fd, void *buf, size_t len)
+{
+	if (read_errno == 0)
+		return __real_read(fd, buf, len);
+	errno = read_errno;
+	return -1;
+}
 
 static void *worker(void *arg)
 {
@@ -125,6 +138,26 @@ START_TEST(a_request_that_blocks_keeps_nobody_waiting)
 }
 END_TEST
 
+// The session has ended, also in the middle of getting a request; anything else is an error.
+START_TEST(ends_of_the_session)
+{
+	static const struct {
+		int read_errno, result;
+	} cases[] = { { ENODEV, 0 }, { ECONNABORTED, 0 }, { EIO, -EIO } };
+	uint8_t byte;
+	int rc;
+
+	ck_assert_int_eq(duty_init(&f.duty, -1, 0, start_thread, NULL), 0);
+	ck_assert(duty_take(&f.duty));
+	read_errno = cases[_i].read_errno;
+	rc = (int)duty_read(&f.duty, &byte, 1);
+	read_errno = 0;
+	ck_assert_int_eq(rc, cases[_i].result);
+	duty_stop(&f.duty);
+	duty_destroy(&f.duty);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("duty");
@@ -133,6 +166,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, each_request_is_processed_once, 0, 2);
 	tcase_add_test(tc, a_request_that_blocks_keeps_nobody_waiting);
+	tcase_add_loop_test(tc, ends_of_the_session, 0, 3);
 	suite_add_tcase(s, tc);
 	return run_suite(s);
 }
