@@ -85,7 +85,6 @@ int inode_get(struct store *st, uint64_t ino, struct inode_row *row)
 	return rc;
 }
 
-// Parameters 1 to 13, which insert and update have in common.
 int inode_last(struct store *st, uint64_t *ino)
 {
 	sqlite3_stmt *stmt = store_stmt(st, STMT_INODE_LAST);
@@ -96,6 +95,7 @@ int inode_last(struct store *st, uint64_t *ino)
 	return rc < 0 ? rc : 0;
 }
 
+// Parameters 1 to 13, which insert and update have in common.
 static void bind_inode(sqlite3_stmt *stmt, const struct inode_row *row)
 {
 	sqlite3_bind_int64(stmt, 1, (int64_t)row->ino);

@@ -3,12 +3,12 @@
 // then use no time (K1); pause; end in either state.
 #include <check.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "fs/duty.h"
 #include "fs/keeper.h"
+#include "run_suite.h"
 
 #define POLL_US 5000u
 
@@ -169,8 +169,6 @@ int main(void)
 {
 	Suite *s = suite_create("keeper");
 	TCase *tc = tcase_create("keeper");
-	SRunner *sr = srunner_create(s);
-	int failed;
 
 	tcase_add_checked_fixture(tc, start, end);
 	tcase_set_timeout(tc, 120);
@@ -183,8 +181,5 @@ int main(void)
 	tcase_add_test(tc, without_polling_there_are_none);
 	tcase_add_test(tc, ends_while_awake);
 	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(s);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "fs/request_stats.h"
+#include "run_suite.h"
 #include "util/log.h"
 
 static struct request_stats stats;
@@ -117,16 +118,11 @@ int main(void)
 {
 	Suite *s = suite_create("request_stats");
 	TCase *tc = tcase_create("request_stats");
-	SRunner *sr = srunner_create(s);
-	int failed;
 
 	tcase_add_checked_fixture(tc, start, NULL);
 	tcase_add_test(tc, sizes_have_classes);
 	tcase_add_test(tc, short_and_unknown_requests);
 	tcase_add_test(tc, the_longest_lines);
 	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(s);
 }
