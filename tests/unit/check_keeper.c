@@ -105,6 +105,51 @@ START_TEST(asleep_uses_no_time)
 }
 END_TEST
 
+// After the last request, however lately its CPU had one.
+START_TEST(sleeps_when_requests_end)
+{
+	note_many();
+	atomic_store(&k->last_ns, duty_now_ns() + 3600u * UINT64_C(1000000000));
+	wait_for_up(0);
+}
+END_TEST
+
+static atomic_bool hog_stops;
+
+static void *hog(void *arg)
+{
+	cpu_set_t set;
+
+	(void)arg;
+	CPU_ZERO(&set);
+	CPU_SET(first, &set);
+	if (sched_setaffinity(0, sizeof(set), &set) == 0)
+		while (!atomic_load(&hog_stops))
+			continue;
+	return NULL;
+}
+
+// Somebody else wants the first CPU, while requests come from the second one.
+START_TEST(pauses_when_time_is_scarce)
+{
+	uint64_t end_ns = duty_now_ns() + 60u * UINT64_C(1000000000);
+	pthread_t thread;
+
+	if (second == first)
+		return; // its requests would be why the keeper does not run
+	ck_assert_int_eq(pthread_create(&thread, NULL, hog, NULL), 0);
+	while (atomic_load(&all.not_before_ns) == 0 && duty_now_ns() < end_ns) {
+		uint64_t before_ns = duty_now_ns() - 100000000u; // of use, but not now
+
+		keepers_note(&all, second);
+		atomic_store(&k->last_ns, before_ns);
+	}
+	atomic_store(&hog_stops, true);
+	pthread_join(thread, NULL);
+	ck_assert_uint_ne(atomic_load(&all.not_before_ns), 0);
+}
+END_TEST
+
 START_TEST(a_pause_holds_for_all)
 {
 	atomic_store(&all.not_before_ns, duty_now_ns() + 3600u * UINT64_C(1000000000));
@@ -176,6 +221,8 @@ int main(void)
 	tcase_add_test(tc, is_awake_while_requests_come);
 	tcase_add_test(tc, rare_requests_do_not_wake_it);
 	tcase_add_test(tc, asleep_uses_no_time);
+	tcase_add_test(tc, sleeps_when_requests_end);
+	tcase_add_test(tc, pauses_when_time_is_scarce);
 	tcase_add_test(tc, a_pause_holds_for_all);
 	tcase_add_test(tc, those_of_use_wake_together);
 	tcase_add_test(tc, without_polling_there_are_none);
